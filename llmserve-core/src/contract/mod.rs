@@ -1,0 +1,12 @@
+//! The traits the parts of llmserve speak to each other.
+//!
+//! Read top-down: the service ([`generate`]), the parts of an engine ([`model`], [`kv`],
+//! [`scheduler`], [`tokenizer`]), and what is injected into all of them ([`clock`]; metrics live
+//! in [`crate::metrics`]).
+
+pub mod clock;
+pub mod generate;
+pub mod kv;
+pub mod model;
+pub mod scheduler;
+pub mod tokenizer;

@@ -1,0 +1,125 @@
+//! Why a request has no answer, or no more of it.
+
+use std::time::Duration;
+
+use crate::contract::model::ModelError;
+use crate::contract::tokenizer::TokenizerError;
+
+/// Why a request failed. Names the thing, the limit and the way out; carries no prompt.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the request cannot be honoured.
+    #[error("invalid request: {field}: {reason}")]
+    InvalidRequest {
+        /// The field, by its name in [`crate::Request`].
+        field: &'static str,
+        /// What is wrong with it and what would be right.
+        reason: String,
+    },
+    /// The prompt is longer than the model or the KV cache allows.
+    #[error(
+        "the prompt has {tokens} tokens, {limited_by} allows {limit} with room for one more: shorten it"
+    )]
+    PromptTooLong {
+        /// The prompt's tokens.
+        tokens: usize,
+        /// The most that would be accepted.
+        limit: usize,
+        /// What sets the limit: the model's context, or the KV cache's blocks.
+        limited_by: String,
+    },
+    /// Too much is waiting already. Nothing is wrong with the request.
+    #[error("overloaded: {waiting} requests are waiting, the limit is {limit}: try again later")]
+    Overloaded {
+        /// Requests waiting.
+        waiting: usize,
+        /// The limit.
+        limit: usize,
+        /// When to try again, where it can be told.
+        retry_after: Option<Duration>,
+    },
+    /// The tokenizer or the chat template failed on this prompt.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The model produced a logit that is not a number.
+    #[error(
+        "the model produced a non-finite logit ({value}) for token {token} after position {position}"
+    )]
+    NonFiniteLogits {
+        /// Position of the last input token.
+        position: usize,
+        /// The first token with such a logit.
+        token: u32,
+        /// The logit, as text.
+        value: String,
+    },
+    /// Nothing may be sampled: every token was ruled out.
+    #[error("no token may follow position {position}: bias or processors rule all of them out")]
+    NothingToSample {
+        /// Position of the last input token.
+        position: usize,
+    },
+    /// The model failed in a step this request took part in.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A plug-in or part panicked.
+    #[error("{part} panicked: {message}")]
+    Panicked {
+        /// Which part.
+        part: &'static str,
+        /// The panic's message.
+        message: String,
+    },
+    /// Nobody behind this service knows the model.
+    #[error("unknown model {name:?}; known: {known}")]
+    UnknownModel {
+        /// The model asked for.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The request was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The service has been shut down or is draining.
+    #[error("the service is shut down")]
+    ShutDown,
+}
+
+impl Error {
+    /// A short, stable name for machines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::InvalidRequest { .. } => "invalid_request",
+            Error::PromptTooLong { .. } => "prompt_too_long",
+            Error::Overloaded { .. } => "overloaded",
+            Error::Tokenizer(_) => "tokenizer",
+            Error::NonFiniteLogits { .. } => "non_finite_logits",
+            Error::NothingToSample { .. } => "nothing_to_sample",
+            Error::Model(_) => "model",
+            Error::Panicked { .. } => "panicked",
+            Error::UnknownModel { .. } => "unknown_model",
+            Error::Cancelled => "cancelled",
+            Error::ShutDown => "shut_down",
+        }
+    }
+
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Error::InvalidRequest {
+            field,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The text of a panic, for [`Error::Panicked`].
+pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}

@@ -1,0 +1,1 @@
+//! Every number of llmserve: weights, tokenizer, decoder, CPU kernels, physical KV pages.

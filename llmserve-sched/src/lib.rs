@@ -1,0 +1,1 @@
+//! Continuous batching: queues, token budget, chunked prefill, preemption.

@@ -1,0 +1,1 @@
+//! Serve large language models inside your own program: paged KV cache, continuous batching, streaming.
