@@ -105,6 +105,14 @@ impl Error {
         }
     }
 
+    /// A field that cannot be honoured, and why.
+    pub fn invalid_request(field: &'static str, reason: impl Into<String>) -> Self {
+        Error::InvalidRequest {
+            field,
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Error::InvalidRequest {
             field,

@@ -26,6 +26,7 @@
 
 pub mod contract;
 
+pub mod engine;
 pub mod error;
 pub mod event;
 pub mod identity;
@@ -41,6 +42,7 @@ pub use contract::kv::{
     BlockEvent, BlockTables, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp, PrefixHit,
     PrefixScope,
 };
+pub use contract::merge::{Merged, merge};
 pub use contract::model::{
     Batch, BatchRow, KvGroupSpec, KvSpec, Logits, LogitsWanted, Model, ModelError, ModelInfo,
     PageStore, StepLimits,
@@ -51,6 +53,7 @@ pub use contract::scheduler::{
 };
 pub use contract::tokenizer::{Message, RenderOptions, Tokenizer, TokenizerError};
 
+pub use engine::{BuildError, Engine, EngineBuilder, EngineStats};
 pub use error::Error;
 pub use event::{
     Choice, Event, FinishReason, Finished, Response, Started, Timings, TokenEvent, TokenLogprobs,

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod generate;
 pub mod kv;
+pub mod merge;
 pub mod model;
 pub mod scheduler;
 pub mod tokenizer;

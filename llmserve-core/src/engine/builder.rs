@@ -1,0 +1,259 @@
+//! Putting an engine together.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::core::{Buffers, Core, EventListener, Sequences};
+use super::deadlines::Deadlines;
+use super::instruments::Instruments;
+use super::intake::{self, Limits};
+use super::{Engine, EngineStats, Handle, Shared, State};
+use crate::contract::clock::{Clock, SystemClock};
+use crate::contract::kv::{BlockEvent, KvManager};
+use crate::contract::model::{Model, ModelError, StepLimits};
+use crate::contract::scheduler::Scheduler;
+use crate::contract::tokenizer::Tokenizer;
+use crate::metrics::{NoopRecorder, Recorder};
+
+/// Requests that may wait for their prompt to be encoded, unless said otherwise.
+const DEFAULT_MAX_INTAKE: usize = 16_384;
+
+/// Why an engine could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A part without which there is no engine.
+    #[error("an engine needs a {0}: give it with EngineBuilder::{0}")]
+    MissingPart(&'static str),
+    /// The KV manager serves another number of groups than the model has.
+    #[error("the model has {model} KV groups, the KV manager serves {manager}")]
+    KvGroups {
+        /// Groups of the model.
+        model: usize,
+        /// Groups of the manager.
+        manager: usize,
+    },
+    /// The cache cannot hold a sequence of two tokens.
+    #[error("a sequence may have at most {max_len} tokens, by {limited_by}: at least 2 are needed")]
+    NoRoom {
+        /// The most tokens of a sequence.
+        max_len: usize,
+        /// What limits it.
+        limited_by: String,
+    },
+    /// The model could not make its pages or buffers.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Builds an [`Engine`] from parts. KV manager and scheduler are required.
+pub struct EngineBuilder {
+    model: Box<dyn Model>,
+    kv: Option<Box<dyn KvManager>>,
+    scheduler: Option<Box<dyn Scheduler>>,
+    tokenizer: Option<Arc<dyn Tokenizer>>,
+    clock: Arc<dyn Clock>,
+    recorder: Arc<dyn Recorder>,
+    listener: Option<EventListener>,
+    seed: Option<u64>,
+    max_intake: usize,
+}
+
+impl EngineBuilder {
+    pub(super) fn new(model: Box<dyn Model>) -> Self {
+        Self {
+            model,
+            kv: None,
+            scheduler: None,
+            tokenizer: None,
+            clock: Arc::new(SystemClock::new()),
+            recorder: Arc::new(NoopRecorder),
+            listener: None,
+            seed: None,
+            max_intake: DEFAULT_MAX_INTAKE,
+        }
+    }
+
+    /// Who owns the blocks.
+    pub fn kv(mut self, kv: impl KvManager + 'static) -> Self {
+        self.kv = Some(Box::new(kv));
+        self
+    }
+
+    /// Who decides what each step computes.
+    pub fn scheduler(mut self, scheduler: impl Scheduler + 'static) -> Self {
+        self.scheduler = Some(Box::new(scheduler));
+        self
+    }
+
+    /// Text to tokens and back. Without one the engine serves token ids.
+    pub fn tokenizer(mut self, tokenizer: Arc<dyn Tokenizer>) -> Self {
+        self.tokenizer = Some(tokenizer);
+        self
+    }
+
+    /// Where time comes from; the machine's monotonic clock by default.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where metrics go; nowhere by default.
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// Who listens to the KV manager's block events, on the engine's thread: quick.
+    pub fn on_block_events(mut self, listener: impl FnMut(&[BlockEvent]) + Send + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Where the seeds of requests without one come from; drawn from the system by default.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Most requests waiting to be encoded before new ones are refused; 16,384 by default.
+    pub fn max_intake(mut self, requests: usize) -> Self {
+        self.max_intake = requests;
+        self
+    }
+
+    /// Checks that the parts fit, prepares the model and starts the threads.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<Engine, BuildError> {
+        let Self {
+            mut model,
+            kv,
+            scheduler,
+            tokenizer,
+            clock,
+            recorder,
+            listener,
+            ..
+        } = self;
+        let kv = kv.ok_or(BuildError::MissingPart("kv"))?;
+        let scheduler = scheduler.ok_or(BuildError::MissingPart("scheduler"))?;
+        let layout = kv.layout().clone();
+        let groups = (model.info().kv.groups.len(), layout.blocks.len());
+        if groups.0 != groups.1 {
+            return Err(BuildError::KvGroups {
+                model: groups.0,
+                manager: groups.1,
+            });
+        }
+        let (context, capacity) = (model.info().max_context, layout.capacity_tokens());
+        let max_len = context.min(capacity);
+        let limited_by = if context <= capacity {
+            format!("the model's context of {context} tokens")
+        } else {
+            format!(
+                "a KV cache of {} blocks of {}",
+                layout.blocks[0], layout.block_size
+            )
+        };
+        if max_len < 2 {
+            return Err(BuildError::NoRoom {
+                max_len,
+                limited_by,
+            });
+        }
+        let tokens = scheduler.max_batched_tokens();
+        let rows = scheduler.max_num_seqs().min(tokens);
+        model.prepare(&layout, StepLimits { tokens, rows })?;
+
+        let info = model.info().clone();
+        tracing::info!(
+            model = %info.name,
+            backend = %info.backend,
+            blocks = layout.blocks[0],
+            block_size = layout.block_size,
+            max_batched_tokens = tokens,
+            max_num_seqs = scheduler.max_num_seqs(),
+            "engine built"
+        );
+        let limits = Limits {
+            vocab_size: info.vocab_size,
+            max_len,
+            limited_by,
+            max_num_seqs: scheduler.max_num_seqs(),
+            max_intake: self.max_intake,
+            has_tokenizer: tokenizer.is_some(),
+        };
+        let instruments = Instruments::new(recorder, &info.name);
+        let (command_sender, commands) = crossbeam_channel::unbounded();
+        let (job_sender, jobs) = crossbeam_channel::unbounded();
+        let stats = EngineStats {
+            kv_blocks_total: kv.stats().total_blocks,
+            ..Default::default()
+        };
+        let shared = Arc::new(Shared {
+            info,
+            commands: command_sender,
+            state: Mutex::new(State::default()),
+            stopped: Condvar::new(),
+            stats: Mutex::new(stats),
+            in_intake: AtomicUsize::new(0),
+            next_key: AtomicU64::new(0),
+        });
+        let core = Core {
+            model,
+            kv,
+            scheduler,
+            tokenizer: tokenizer.clone(),
+            clock: clock.clone(),
+            shared: shared.clone(),
+            commands,
+            instruments,
+            listener,
+            seed: self
+                .seed
+                .unwrap_or_else(|| RandomState::new().hash_one(0u64)),
+            requests: Default::default(),
+            sequences: Sequences::default(),
+            deadlines: Deadlines::default(),
+            draining: false,
+            stats,
+            waste_sum: 0.0,
+            phase: "engine",
+            buffers: Buffers::default(),
+        };
+        thread::Builder::new()
+            .name("llmserve-engine".into())
+            .spawn(move || core.run())?;
+        let intake = {
+            let (shared, limits, tokenizer) = (shared.clone(), limits.clone(), tokenizer.clone());
+            move || intake::run(&jobs, &shared, &limits, tokenizer.as_ref())
+        };
+        // Should this fail, dropping the job channel is not enough to end the engine thread.
+        if let Err(error) = thread::Builder::new()
+            .name("llmserve-intake".into())
+            .spawn(intake)
+        {
+            let _ = shared.commands.send(super::Command::Stop);
+            return Err(error.into());
+        }
+        let handle = Handle {
+            intake: job_sender,
+            shared,
+            limits,
+            tokenizer,
+            clock,
+        };
+        Ok(Engine {
+            handle: Arc::new(handle),
+        })
+    }
+}

@@ -1,0 +1,461 @@
+//! The engine thread: its state, its commands and its end.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use super::deadlines::Deadlines;
+use super::instruments::Instruments;
+use super::request::{Live, Prepared, Sequence, Text};
+use super::{Command, EngineStats, Shared};
+use crate::contract::clock::{Clock, Time};
+use crate::contract::kv::{BlockEvent, KvManager, PageOp, PrefixScope};
+use crate::contract::model::{BatchRow, Model};
+use crate::contract::scheduler::{End, Refusal, SchedRequest, Scheduler, StepOutcome, StepPlan};
+use crate::contract::tokenizer::Tokenizer;
+use crate::error::{Error, panic_message};
+use crate::event::{Event, FinishReason, Finished, Started, Timings};
+use crate::ids::{SequenceId, TokenId};
+use crate::sampling::{Sampler, SamplerScratch};
+use crate::text::{IncrementalDecoder, StopStrings};
+
+/// Listens to block events, on the engine's thread.
+pub(super) type EventListener = Box<dyn FnMut(&[BlockEvent]) + Send>;
+
+/// How long to wait for news when a scheduler has requests and plans nothing.
+const NOTHING_PLANNED: Duration = Duration::from_millis(1);
+
+/// Prompt positions whose logits are held at once for prompt logprobs: a row of logits can be a
+/// megabyte.
+const PROMPT_LOGPROBS_CHUNK: usize = 64;
+
+/// Everything the engine thread owns.
+pub(super) struct Core {
+    pub(super) model: Box<dyn Model>,
+    pub(super) kv: Box<dyn KvManager>,
+    pub(super) scheduler: Box<dyn Scheduler>,
+    pub(super) tokenizer: Option<Arc<dyn Tokenizer>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) instruments: Instruments,
+    pub(super) listener: Option<EventListener>,
+    pub(super) seed: u64,
+
+    pub(super) requests: HashMap<u64, Live>,
+    pub(super) sequences: Sequences,
+    pub(super) deadlines: Deadlines,
+    pub(super) draining: bool,
+    pub(super) stats: EngineStats,
+    pub(super) waste_sum: f64,
+    /// What is running, to name it should it panic.
+    pub(super) phase: &'static str,
+    pub(super) buffers: Buffers,
+}
+
+/// Memory kept from step to step.
+#[derive(Default)]
+pub(super) struct Buffers {
+    pub(super) plan: StepPlan,
+    pub(super) outcome: StepOutcome,
+    pub(super) ops: Vec<PageOp>,
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) rows: Vec<BatchRow>,
+    pub(super) scratch: SamplerScratch,
+    pub(super) forbidden: Vec<TokenId>,
+    pub(super) events: Vec<BlockEvent>,
+    /// Requests with events to hand over.
+    pub(super) touched: Vec<u64>,
+    /// Requests that ended in this step, with the error they ended with.
+    pub(super) done: Vec<(Live, Option<Error>)>,
+}
+
+/// Sequences by slot.
+#[derive(Default)]
+pub(super) struct Sequences {
+    slots: Vec<(u32, Option<Box<Sequence>>)>,
+    free: Vec<u32>,
+}
+
+impl Sequences {
+    pub(super) fn insert(&mut self, sequence: Box<Sequence>) -> SequenceId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let (generation, place) = &mut self.slots[slot as usize];
+        *place = Some(sequence);
+        SequenceId::new(slot, *generation)
+    }
+
+    pub(super) fn get(&self, id: SequenceId) -> Option<&Sequence> {
+        let (generation, sequence) = self.slots.get(id.slot())?;
+        if *generation == id.generation() {
+            sequence.as_deref()
+        } else {
+            None
+        }
+    }
+
+    /// Takes a sequence out to work on it; [`put_back`](Self::put_back) follows.
+    pub(super) fn take(&mut self, id: SequenceId) -> Option<Box<Sequence>> {
+        let (generation, sequence) = self.slots.get_mut(id.slot())?;
+        if *generation == id.generation() {
+            sequence.take()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn put_back(&mut self, id: SequenceId, sequence: Box<Sequence>) {
+        self.slots[id.slot()].1 = Some(sequence);
+    }
+
+    /// Frees the slot for another owner.
+    pub(super) fn remove(&mut self, id: SequenceId) {
+        let Some((generation, sequence)) = self.slots.get_mut(id.slot()) else {
+            return;
+        };
+        if *generation == id.generation() {
+            *sequence = None;
+            *generation = generation.wrapping_add(1);
+            self.free.push(id.slot() as u32);
+        }
+    }
+}
+
+impl Core {
+    /// Serves until told to end, then ends every stream and says so.
+    pub(super) fn run(mut self) {
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let failure = match served {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(panic) => Some(Error::Panicked {
+                part: self.phase,
+                message: panic_message(&*panic),
+            }),
+        };
+        if let Some(error) = &failure {
+            tracing::error!(%error, "the engine ends");
+        }
+        let shared = self.shared.clone();
+        {
+            let mut state = shared.state.lock();
+            state.closed = true;
+            state.failure = failure;
+        }
+        // Ends the streams of all requests, those still queued as commands too. A part's own drop
+        // may panic; whoever waits for the end must still be told.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(self)));
+        shared.state.lock().stopped = true;
+        shared.stopped.notify_all();
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        loop {
+            if self.requests.is_empty() {
+                if self.draining {
+                    return Ok(());
+                }
+                match self.commands.recv() {
+                    Ok(Command::Stop) | Err(_) => return Ok(()),
+                    Ok(command) => self.command(command),
+                }
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                if let Command::Stop = command {
+                    return Ok(());
+                }
+                self.command(command);
+            }
+            self.expire();
+            if !self.buffers.outcome.ended.is_empty() {
+                self.commit();
+            }
+            if self.requests.is_empty() {
+                continue;
+            }
+            if !self.step()? {
+                match self.commands.recv_timeout(NOTHING_PLANNED) {
+                    Ok(Command::Stop) => return Ok(()),
+                    Ok(command) => self.command(command),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Submit(prepared) => self.submit(*prepared),
+            Command::Cancel(key) => self.cancel(key),
+            Command::Drain => self.draining = true,
+            Command::Stop => {}
+        }
+    }
+
+    fn submit(&mut self, Prepared { spec, sink }: Prepared) {
+        if sink.is_cancelled() {
+            return sink.close();
+        }
+        let spec = Arc::new(spec);
+        let first = self.sequence(&spec, 0);
+        let id = self.sequences.insert(Box::new(first));
+        let scope = PrefixScope {
+            extras: spec.extras(),
+            reuse: spec.prompt_logprobs.is_none(),
+        };
+        self.phase = "KV manager";
+        let submitted = self
+            .kv
+            .open(id, &spec.prompt, scope)
+            .map_err(|error| Error::Model(crate::ModelError::InvalidBatch(error.to_string())));
+        let submitted = submitted.and_then(|()| {
+            self.phase = "scheduler";
+            let request = SchedRequest {
+                max_new_tokens: spec.max_total - spec.prompt.len(),
+                choices: spec.n,
+                priority: spec.priority,
+                tenant: spec.tenant.clone(),
+                arrival: spec.arrival,
+                deadline: spec.deadline,
+                max_chunk: spec.prompt_logprobs.map(|_| PROMPT_LOGPROBS_CHUNK),
+                ..SchedRequest::new(id, spec.prompt.len(), 0)
+            };
+            self.scheduler.submit(request, &*self.kv).map_err(refused)
+        });
+        if let Err(error) = submitted {
+            self.kv.close(id);
+            self.sequences.remove(id);
+            self.instruments.failed(&error);
+            self.stats.failed_requests += 1;
+            self.publish();
+            return sink.fail(error);
+        }
+        if let Some(at) = spec.deadline {
+            self.deadlines.insert(at, spec.key);
+        }
+        let live = Live {
+            sink,
+            sequences: vec![id],
+            started: false,
+            remaining: spec.n,
+            cached_tokens: 0,
+            admitted: None,
+            prompt_logprobs: Vec::new(),
+            outbox: Vec::new(),
+            spec,
+        };
+        self.requests.insert(live.spec.key, live);
+    }
+
+    /// A sequence for one choice, as long as the prompt.
+    pub(super) fn sequence(&self, spec: &Arc<super::request::Spec>, choice: usize) -> Sequence {
+        let seed = spec.sampling.seed.unwrap_or_else(|| {
+            // A request without a seed gets one of its own, different in every engine.
+            drawn_seed(self.seed, spec.key)
+        });
+        let mut tokens = Vec::with_capacity(spec.max_total.min(spec.prompt.len() + 256));
+        tokens.extend_from_slice(&spec.prompt);
+        let text = self.tokenizer.as_ref().map(|tokenizer| Text {
+            decoder: IncrementalDecoder::new(
+                tokenizer.clone(),
+                spec.skip_special_tokens,
+                &spec.prompt,
+            ),
+            stops: StopStrings::new(&spec.stop),
+        });
+        Sequence {
+            request: spec.key,
+            spec: spec.clone(),
+            choice,
+            tokens,
+            sampler: Sampler::new(&spec.sampling, choice, seed),
+            text,
+            first_token: None,
+            last_token: Time::ZERO,
+        }
+    }
+
+    fn cancel(&mut self, key: u64) {
+        let Some(live) = self.requests.remove(&key) else {
+            return;
+        };
+        tracing::debug!(parent: &live.spec.span, "cancelled");
+        self.stats.cancelled_requests += 1;
+        self.end_sequences(&live, End::Done);
+        live.sink.close();
+    }
+
+    /// Ends a request with an error, in the commit that follows.
+    pub(super) fn fail(&mut self, key: u64, error: Error) {
+        let Some(live) = self.requests.remove(&key) else {
+            return;
+        };
+        tracing::debug!(parent: &live.spec.span, kind = error.kind(), "failed");
+        self.end_sequences(&live, End::Failed);
+        self.instruments.failed(&error);
+        self.stats.failed_requests += 1;
+        self.buffers.done.push((live, Some(error)));
+    }
+
+    fn end_sequences(&mut self, live: &Live, end: End) {
+        self.buffers
+            .outcome
+            .ended
+            .extend(live.sequences.iter().map(|id| (*id, end)));
+    }
+
+    /// Finishes the requests whose deadline has passed, running or waiting.
+    fn expire(&mut self) {
+        let now = self.clock.now();
+        while let Some(key) = self.deadlines.pop_expired(now) {
+            let Some(mut live) = self.requests.remove(&key) else {
+                continue;
+            };
+            self.end_sequences(&live, End::Done);
+            if !live.started {
+                live.outbox.push(Event::Started(Started {
+                    prompt_ids: live.spec.prompt.clone(),
+                    prompt_logprobs: None,
+                }));
+                for index in 0..live.spec.n {
+                    let finished = Finished {
+                        index,
+                        reason: FinishReason::Deadline,
+                        text: String::new(),
+                        usage: live.usage(0),
+                        timings: self.timings(&live, None, now),
+                    };
+                    live.outbox.push(Event::Finished(finished));
+                }
+            } else {
+                for id in live.sequences.clone() {
+                    let Some(mut sequence) = self.sequences.take(id) else {
+                        continue;
+                    };
+                    let text = sequence.text.as_mut().map_or_else(String::new, Text::flush);
+                    let finished = Finished {
+                        index: sequence.choice,
+                        reason: FinishReason::Deadline,
+                        text,
+                        usage: live.usage(sequence.generated()),
+                        timings: self.timings(&live, sequence.first_token, now),
+                    };
+                    live.outbox.push(Event::Finished(finished));
+                    self.sequences.put_back(id, sequence);
+                }
+            }
+            self.instruments.finished(&FinishReason::Deadline);
+            self.stats.finished_requests += 1;
+            self.buffers.done.push((live, None));
+        }
+    }
+
+    pub(super) fn timings(&self, live: &Live, first: Option<Time>, now: Time) -> Timings {
+        let since = |at: Time| at.saturating_sub(live.spec.arrival);
+        Timings {
+            queue: since(live.admitted.unwrap_or(now)),
+            time_to_first_token: since(first.unwrap_or(now)),
+            latency: since(now),
+        }
+    }
+
+    /// Commits what the outcome holds, then hands events over: whoever sees the end of a stream
+    /// finds its blocks free and itself counted.
+    pub(super) fn commit(&mut self) {
+        self.phase = "scheduler";
+        self.scheduler.commit(&self.buffers.outcome, &mut *self.kv);
+        for (id, _) in &self.buffers.outcome.ended {
+            self.sequences.remove(*id);
+        }
+        self.buffers.outcome.clear();
+        self.phase = "block event listener";
+        self.kv.take_events(&mut self.buffers.events);
+        if let Some(listener) = &mut self.listener
+            && !self.buffers.events.is_empty()
+        {
+            listener(&self.buffers.events);
+        }
+        self.buffers.events.clear();
+        self.publish();
+        self.phase = "engine";
+        for key in self.buffers.touched.drain(..) {
+            if let Some(live) = self.requests.get_mut(&key) {
+                live.sink.send_all(&mut live.outbox);
+            }
+        }
+        for (mut live, error) in self.buffers.done.drain(..) {
+            live.sink.send_all(&mut live.outbox);
+            match error {
+                Some(error) => live.sink.fail(error),
+                None => live.sink.close(),
+            }
+        }
+    }
+
+    /// Makes counters and levels visible.
+    fn publish(&mut self) {
+        self.phase = "recorder";
+        let kv = self.kv.stats();
+        let counts = self.scheduler.counts();
+        let stats = &mut self.stats;
+        self.instruments.levels(&kv, &counts, stats);
+        stats.preemptions = counts.preemptions;
+        stats.running = counts.running;
+        stats.waiting = counts.waiting;
+        stats.prefix_query_tokens = kv.query_tokens;
+        stats.prefix_hit_tokens = kv.hit_tokens;
+        stats.kv_blocks_held = kv.held_blocks;
+        stats.kv_blocks_peak = kv.peak_held_blocks;
+        stats.kv_blocks_total = kv.total_blocks;
+        stats.kv_waste_mean = if stats.steps == 0 {
+            0.0
+        } else {
+            self.waste_sum / stats.steps as f64
+        };
+        *self.shared.stats.lock() = *stats;
+    }
+}
+
+/// The seed of the `key`-th request of an engine (SplitMix64's finaliser).
+fn drawn_seed(engine: u64, key: u64) -> u64 {
+    let mut z = engine.wrapping_add(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::NeverFits { .. } => Error::InvalidRequest {
+            field: "prompt",
+            reason: format!("{refusal}: shorten it or give the engine more KV blocks"),
+        },
+        Refusal::ExceedsBudget { .. } => Error::InvalidRequest {
+            field: "prompt",
+            reason: format!("{refusal}: shorten it, or allow chunks"),
+        },
+        Refusal::TooManyChoices { .. } => Error::InvalidRequest {
+            field: "n",
+            reason: refusal.to_string(),
+        },
+        Refusal::QueueFull { waiting, limit } => Error::Overloaded {
+            waiting,
+            limit,
+            retry_after: None,
+        },
+        Refusal::PolicyPanicked { message } => Error::Panicked {
+            part: "scheduling policy",
+            message,
+        },
+        Refusal::Duplicate(_) => Error::InvalidRequest {
+            field: "id",
+            reason: refusal.to_string(),
+        },
+    }
+}

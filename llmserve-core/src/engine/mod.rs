@@ -1,0 +1,206 @@
+//! The engine: one thread that owns every sequence and drives the contracts.
+//!
+//! ```text
+//!  generate() ─► intake thread ─► engine thread
+//!                render, encode    ┌─► commands: submit, cancel, stop
+//!                validate          │   deadlines
+//!                                  │   plan ─► page ops ─► submit ─► pick ─► text ─► commit
+//!                                  └───────────────────────────────────────────────────┘
+//! ```
+//!
+//! Hosts hold an [`Engine`] handle and [`EventStream`]s; nothing else of the engine is shared.
+//! Streams never block the engine: events wait in the stream's own queue, which is bounded by the
+//! request's own length. Dropping a stream cancels its request; dropping the last handle lets the
+//! accepted requests finish and then ends both threads.
+
+mod builder;
+mod channel;
+mod core;
+mod deadlines;
+mod instruments;
+mod intake;
+mod output;
+mod request;
+mod stats;
+mod step;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex};
+
+pub use builder::{BuildError, EngineBuilder};
+pub use stats::EngineStats;
+
+use crate::contract::clock::Clock;
+use crate::contract::generate::{EventStream, Generate};
+use crate::contract::model::{Model, ModelInfo};
+use crate::contract::tokenizer::Tokenizer;
+use crate::error::Error;
+use crate::request::Request;
+use intake::Job;
+
+/// A running engine. Cheap to clone; all clones are the same engine.
+///
+/// Built from parts by [`Engine::builder`]; the `llmserve` crate has presets that fill them in.
+#[derive(Clone)]
+pub struct Engine {
+    handle: Arc<Handle>,
+}
+
+/// What dies with the last clone: closing `intake` lets the threads finish and end.
+struct Handle {
+    intake: Sender<Job>,
+    shared: Arc<Shared>,
+    limits: intake::Limits,
+    tokenizer: Option<Arc<dyn Tokenizer>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What handle, intake, engine thread and streams share.
+struct Shared {
+    info: ModelInfo,
+    commands: Sender<Command>,
+    state: Mutex<State>,
+    stopped: Condvar,
+    stats: Mutex<EngineStats>,
+    /// Requests handed to the intake and not yet to the engine thread.
+    in_intake: AtomicUsize,
+    next_key: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// New requests are refused.
+    closed: bool,
+    /// The engine thread has ended.
+    stopped: bool,
+    /// Why it ended, if not because it was asked to.
+    failure: Option<Error>,
+}
+
+/// What the engine thread is told.
+enum Command {
+    Submit(Box<request::Prepared>),
+    /// The stream of the request with this key was dropped.
+    Cancel(u64),
+    /// Finish what was accepted, then end.
+    Drain,
+    /// End every request now, then end.
+    Stop,
+}
+
+impl Shared {
+    /// The error a stream ends with when its request was dropped on the way.
+    fn end_error(&self) -> Error {
+        self.state.lock().failure.clone().unwrap_or(Error::ShutDown)
+    }
+}
+
+impl Engine {
+    /// Starts building an engine around a model.
+    pub fn builder(model: impl Model + 'static) -> EngineBuilder {
+        EngineBuilder::new(Box::new(model))
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.handle.shared.info
+    }
+
+    /// The tokenizer, if the engine has one.
+    pub fn tokenizer(&self) -> Option<&Arc<dyn Tokenizer>> {
+        self.handle.tokenizer.as_ref()
+    }
+
+    /// Counters and levels as of the last step.
+    pub fn stats(&self) -> EngineStats {
+        *self.handle.shared.stats.lock()
+    }
+
+    /// Refuses new requests, waits until every accepted one has finished and the threads have
+    /// ended. A second call, or one after [`shutdown`](Self::shutdown), only waits.
+    pub fn drain(&self) {
+        self.end(Command::Drain);
+    }
+
+    /// Refuses new requests, ends every stream with [`Error::ShutDown`] after at most one step,
+    /// and waits until the threads have ended.
+    pub fn shutdown(&self) {
+        self.end(Command::Stop);
+    }
+
+    fn end(&self, command: Command) {
+        let shared = &self.handle.shared;
+        shared.state.lock().closed = true;
+        // Requests already handed to the intake come before a drain: it forwards this in turn.
+        // A stop overtakes them.
+        let sent = match command {
+            Command::Drain => self.handle.intake.send(Job::Drain).is_ok(),
+            command => shared.commands.send(command).is_ok(),
+        };
+        let mut state = shared.state.lock();
+        while sent && !state.stopped {
+            shared.stopped.wait(&mut state);
+        }
+    }
+
+    fn accept(&self, request: Request) -> Result<EventStream, Error> {
+        let Handle {
+            shared,
+            limits,
+            clock,
+            ..
+        } = &*self.handle;
+        {
+            let state = shared.state.lock();
+            if state.closed || state.stopped {
+                return Err(state.failure.clone().unwrap_or(Error::ShutDown));
+            }
+        }
+        limits.check(&request)?;
+        let waiting = shared.in_intake.fetch_add(1, Ordering::Relaxed);
+        if waiting >= limits.max_intake {
+            shared.in_intake.fetch_sub(1, Ordering::Relaxed);
+            let limit = limits.max_intake;
+            return Err(Error::Overloaded {
+                waiting,
+                limit,
+                retry_after: None,
+            });
+        }
+        let key = shared.next_key.fetch_add(1, Ordering::Relaxed);
+        let (sink, source) = channel::pair(key, shared.clone());
+        let span = tracing::info_span!(
+            "llmserve_request",
+            key,
+            id = request.id.as_deref().unwrap_or_default(),
+            model = %shared.info.name,
+        );
+        let job = Job::Request {
+            key,
+            request: Box::new(request),
+            sink,
+            arrival: clock.now(),
+            span,
+        };
+        // A send that fails drops the sink, which ends the stream with the reason.
+        let _ = self.handle.intake.send(job);
+        Ok(EventStream::new(source))
+    }
+}
+
+impl Generate for Engine {
+    fn generate(&self, request: Request) -> EventStream {
+        self.accept(request).unwrap_or_else(EventStream::failed)
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.info().name)
+            .finish_non_exhaustive()
+    }
+}

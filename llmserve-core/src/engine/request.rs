@@ -1,0 +1,148 @@
+//! A request inside the engine, and its sequences.
+
+use std::sync::Arc;
+
+use super::channel::Sink;
+use crate::contract::clock::Time;
+use crate::event::{Event, TokenLogprobs, Usage};
+use crate::identity::Extras;
+use crate::ids::{SequenceId, TokenId};
+use crate::request::Request;
+use crate::sampling::{LogitsProcessor, Sampler, Sampling};
+use crate::text::{IncrementalDecoder, StopStrings};
+
+/// What does not change while a request is served.
+pub(super) struct Spec {
+    pub(super) key: u64,
+    pub(super) prompt: Arc<[TokenId]>,
+    pub(super) sampling: Sampling,
+    /// A sequence of this many tokens is complete.
+    pub(super) max_total: usize,
+    pub(super) min_tokens: usize,
+    pub(super) ignore_eos: bool,
+    pub(super) stop_tokens: Vec<TokenId>,
+    pub(super) stop: Vec<String>,
+    pub(super) n: usize,
+    pub(super) logprobs: Option<usize>,
+    pub(super) prompt_logprobs: Option<usize>,
+    pub(super) skip_special_tokens: bool,
+    pub(super) priority: i32,
+    pub(super) tenant: Option<Arc<str>>,
+    pub(super) deadline: Option<Time>,
+    pub(super) processors: Vec<Arc<dyn LogitsProcessor>>,
+    pub(super) arrival: Time,
+    pub(super) span: tracing::Span,
+}
+
+impl Spec {
+    pub(super) fn new(
+        request: Request,
+        key: u64,
+        prompt: Vec<TokenId>,
+        max_len: usize,
+        arrival: Time,
+        span: tracing::Span,
+    ) -> Self {
+        let wanted = request.max_tokens.unwrap_or(usize::MAX);
+        Self {
+            key,
+            sampling: request.sampling,
+            max_total: prompt.len().saturating_add(wanted).min(max_len),
+            prompt: prompt.into(),
+            min_tokens: request.min_tokens,
+            ignore_eos: request.ignore_eos,
+            stop_tokens: request.stop_tokens,
+            stop: request.stop,
+            n: request.n,
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            skip_special_tokens: request.skip_special_tokens,
+            priority: request.priority,
+            tenant: request.tenant.map(Into::into),
+            deadline: request.deadline.map(|after| arrival.saturating_add(after)),
+            processors: request.processors,
+            arrival,
+            span,
+        }
+    }
+
+    /// What keeps this request's KV apart from others'.
+    pub(super) fn extras(&self) -> Extras {
+        match &self.tenant {
+            Some(tenant) => Extras::default().tenant(tenant),
+            None => Extras::default(),
+        }
+    }
+}
+
+/// A request on its way from the intake to the engine thread.
+pub(super) struct Prepared {
+    pub(super) spec: Spec,
+    pub(super) sink: Sink,
+}
+
+/// A request in the engine.
+pub(super) struct Live {
+    pub(super) spec: Arc<Spec>,
+    pub(super) sink: Sink,
+    /// The sequences of choices that have begun and not ended.
+    pub(super) sequences: Vec<SequenceId>,
+    /// Whether the prompt is computed: every choice has its first token.
+    pub(super) started: bool,
+    /// Choices that have not ended.
+    pub(super) remaining: usize,
+    pub(super) cached_tokens: usize,
+    pub(super) admitted: Option<Time>,
+    pub(super) prompt_logprobs: Vec<TokenLogprobs>,
+    /// Events of this step, handed over after its commit.
+    pub(super) outbox: Vec<Event>,
+}
+
+impl Live {
+    pub(super) fn usage(&self, completion_tokens: usize) -> Usage {
+        Usage {
+            prompt_tokens: self.spec.prompt.len(),
+            cached_tokens: self.cached_tokens,
+            completion_tokens,
+        }
+    }
+}
+
+/// One choice of a request.
+pub(super) struct Sequence {
+    pub(super) request: u64,
+    pub(super) spec: Arc<Spec>,
+    pub(super) choice: usize,
+    /// Prompt and output.
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) sampler: Sampler,
+    /// None where the engine has no tokenizer.
+    pub(super) text: Option<Text>,
+    pub(super) first_token: Option<Time>,
+    pub(super) last_token: Time,
+}
+
+/// The text side of a choice.
+pub(super) struct Text {
+    pub(super) decoder: IncrementalDecoder,
+    pub(super) stops: StopStrings,
+}
+
+impl Text {
+    /// All text still held back that is complete.
+    pub(super) fn flush(&mut self) -> String {
+        let mut text = self.decoder.finish();
+        let scan = self.stops.push(&text);
+        text = scan.emit;
+        if scan.matched.is_none() {
+            text.push_str(&self.stops.finish());
+        }
+        text
+    }
+}
+
+impl Sequence {
+    pub(super) fn generated(&self) -> usize {
+        self.tokens.len() - self.spec.prompt.len()
+    }
+}

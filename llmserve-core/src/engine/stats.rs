@@ -1,0 +1,38 @@
+//! What an engine tells about itself.
+
+/// Counters since the engine began, and levels as of its last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Steps run.
+    pub steps: u64,
+    /// Requests that finished, every choice of them.
+    pub finished_requests: u64,
+    /// Requests that ended with an error.
+    pub failed_requests: u64,
+    /// Requests whose stream was dropped.
+    pub cancelled_requests: u64,
+    /// Prompt tokens of admitted requests.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generation_tokens: u64,
+    /// Preemptions.
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache, once per request.
+    pub prefix_query_tokens: u64,
+    /// Prompt tokens found there, once per request.
+    pub prefix_hit_tokens: u64,
+    /// Sequences in the batch.
+    pub running: usize,
+    /// Sequences waiting.
+    pub waiting: usize,
+    /// KV blocks held by sequences.
+    pub kv_blocks_held: usize,
+    /// Most KV blocks held at once.
+    pub kv_blocks_peak: usize,
+    /// KV blocks there are.
+    pub kv_blocks_total: usize,
+    /// Token slots in held blocks without a token, over all slots in held blocks: the mean over
+    /// steps. PagedAttention's measure of waste.
+    pub kv_waste_mean: f64,
+}

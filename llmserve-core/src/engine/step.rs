@@ -1,0 +1,340 @@
+//! One step: plan, page operations, submit, pick, commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::core::Core;
+use super::request::Sequence;
+use crate::contract::clock::Time;
+use crate::contract::kv::PageOp;
+use crate::contract::model::{Batch, BatchRow, Logits, LogitsWanted, ModelError};
+use crate::contract::scheduler::{Fork, PlannedRow, RowOutcome};
+use crate::error::{Error, panic_message};
+use crate::event::{Event, Started, TokenLogprobs};
+use crate::ids::TokenId;
+use crate::sampling::{LogitsContext, logprobs};
+
+impl Core {
+    /// Runs one step. False if the scheduler planned nothing.
+    ///
+    /// # Errors
+    /// Only what ends the engine: a scheduler that breaks its contract.
+    pub(super) fn step(&mut self) -> Result<bool, Error> {
+        let now = self.clock.now();
+        self.phase = "scheduler";
+        let mut plan = std::mem::take(&mut self.buffers.plan);
+        self.scheduler.plan(&mut *self.kv, now, &mut plan);
+        for admission in plan.admitted.iter().filter(|admission| !admission.resumed) {
+            let Some(sequence) = self.sequences.get(admission.id) else {
+                continue;
+            };
+            let Some(live) = self.requests.get_mut(&sequence.request) else {
+                continue;
+            };
+            live.admitted = Some(now);
+            live.cached_tokens = admission.cached_tokens;
+            tracing::debug!(parent: &live.spec.span, cached = admission.cached_tokens, "admitted");
+            self.instruments.admitted(&live.spec, now);
+            self.stats.prompt_tokens += live.spec.prompt.len() as u64;
+        }
+        let planned = !plan.rows.is_empty();
+        if planned {
+            self.assemble(&plan.rows)?;
+            match self.compute() {
+                Ok(mut logits) => self.finish_step(&plan.rows, &mut *logits),
+                Err(error) => {
+                    for row in &plan.rows {
+                        if let Some(sequence) = self.sequences.get(row.id) {
+                            self.fail(sequence.request, error.clone());
+                        }
+                    }
+                }
+            }
+            self.stats.steps += 1;
+            let kv = self.kv.stats();
+            let slots = kv.held_blocks * self.kv.layout().block_size;
+            if slots > 0 {
+                self.waste_sum += kv.unused_slots as f64 / slots as f64;
+            }
+            self.instruments.step(plan.tokens());
+            self.commit();
+        }
+        plan.clear();
+        self.buffers.plan = plan;
+        Ok(planned)
+    }
+
+    /// Fills the batch's tokens and rows.
+    fn assemble(&mut self, rows: &[PlannedRow]) -> Result<(), Error> {
+        self.phase = "engine";
+        let buffers = &mut self.buffers;
+        buffers.tokens.clear();
+        buffers.rows.clear();
+        for row in rows {
+            let sequence = self
+                .sequences
+                .get(row.id)
+                .ok_or_else(|| broken(row, "is unknown"))?;
+            let end = row.start + row.len;
+            let Some(tokens) = sequence
+                .tokens
+                .get(row.start..end)
+                .filter(|t| !t.is_empty())
+            else {
+                return Err(broken(row, "has no such tokens"));
+            };
+            if row.samples != (end == sequence.tokens.len()) {
+                return Err(broken(
+                    row,
+                    "samples before its last token, or not after it",
+                ));
+            }
+            let wants_prompt = sequence.spec.prompt_logprobs.is_some()
+                && row.start < sequence.spec.prompt.len()
+                && sequence.generated() == 0;
+            buffers.rows.push(BatchRow {
+                sequence: row.id,
+                start: row.start,
+                offset: buffers.tokens.len(),
+                len: row.len,
+                logits: match (wants_prompt, row.samples) {
+                    (true, _) => LogitsWanted::All,
+                    (false, true) => LogitsWanted::Last,
+                    (false, false) => LogitsWanted::None,
+                },
+            });
+            buffers.tokens.extend_from_slice(tokens);
+        }
+        Ok(())
+    }
+
+    /// Runs the page operations and the model. A panic in there ends the step, not the engine.
+    fn compute(&mut self) -> Result<Box<dyn Logits>, Error> {
+        let Self {
+            model, kv, buffers, ..
+        } = self;
+        kv.take_page_ops(&mut buffers.ops);
+        let run = || {
+            for op in buffers.ops.drain(..) {
+                match op {
+                    PageOp::Copy {
+                        group,
+                        from,
+                        to,
+                        slots,
+                    } => {
+                        model.pages().copy(group, from, to, slots)?;
+                    }
+                }
+            }
+            let batch = Batch {
+                tokens: &buffers.tokens,
+                rows: &buffers.rows,
+                tables: &**kv,
+            };
+            let wanted = batch.logits_rows();
+            let logits = model.submit(&batch)?;
+            if logits.rows() < wanted {
+                let rows = logits.rows();
+                let text = format!("{rows} rows of logits came back, {wanted} were asked for");
+                return Err(ModelError::Backend(text));
+            }
+            Ok(logits)
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(result) => Ok(result?),
+            Err(panic) => Err(Error::Panicked {
+                part: "model",
+                message: panic_message(&*panic),
+            }),
+        }
+    }
+
+    /// Turns logits into tokens, tokens into events, and both into an outcome.
+    fn finish_step(&mut self, rows: &[PlannedRow], logits: &mut dyn Logits) {
+        self.phase = "engine";
+        let now = self.clock.now();
+        let mut next = 0;
+        for (index, row) in rows.iter().enumerate() {
+            let first = next;
+            next += match self.buffers.rows[index].logits {
+                LogitsWanted::None => 0,
+                LogitsWanted::Last => 1,
+                LogitsWanted::All => row.len,
+            };
+            let Some(mut sequence) = self.sequences.take(row.id) else {
+                continue;
+            };
+            let key = sequence.request;
+            // A row whose request failed earlier in this step, through a sibling choice.
+            if !self.requests.contains_key(&key) {
+                self.sequences.put_back(row.id, sequence);
+                continue;
+            }
+            let result = self.finish_row(row, &mut sequence, logits, first..next, now);
+            self.sequences.put_back(row.id, sequence);
+            if let Err(error) = result {
+                self.fail(key, error);
+            }
+        }
+    }
+
+    fn finish_row(
+        &mut self,
+        row: &PlannedRow,
+        sequence: &mut Sequence,
+        logits: &mut dyn Logits,
+        range: std::ops::Range<usize>,
+        now: Time,
+    ) -> Result<(), Error> {
+        if range.len() == row.len {
+            self.prompt_logprobs(row, sequence, logits, range.start)?;
+        }
+        let mut outcome = RowOutcome {
+            id: row.id,
+            computed: row.start + row.len,
+            first_token: self.buffers.outcome.tokens.len(),
+            new_tokens: 0,
+        };
+        if !row.samples {
+            self.buffers.outcome.rows.push(outcome);
+            return Ok(());
+        }
+        let last = logits.row(range.end - 1)?;
+        let first_of_request = !self.start_request(sequence.request);
+        // All picks before any event: a request whose row is broken fails as a whole.
+        let picked = self.pick(sequence, last)?;
+        let mut siblings = Vec::new();
+        if first_of_request && sequence.spec.n > 1 {
+            for choice in 1..sequence.spec.n {
+                let mut sibling = Box::new(self.sequence(&sequence.spec, choice));
+                let picked = self.pick(&mut sibling, last)?;
+                siblings.push((sibling, picked));
+            }
+        }
+        outcome.new_tokens = 1;
+        self.buffers.outcome.rows.push(outcome);
+        self.buffers.outcome.tokens.push(picked.0);
+        self.emit(row.id, sequence, picked, now)?;
+        for (mut sibling, picked) in siblings {
+            let token = picked.0;
+            let max_new_tokens = sequence.spec.max_total - sequence.spec.prompt.len() - 1;
+            // The slot first: an end is told by id.
+            let placeholder = self.sequences.insert(sibling);
+            let Some(taken) = self.sequences.take(placeholder) else {
+                continue;
+            };
+            sibling = taken;
+            let emitted = self.emit(placeholder, &mut sibling, picked, now);
+            self.sequences.put_back(placeholder, sibling);
+            if !matches!(emitted, Ok(false)) {
+                // Ended at once: unknown to scheduler and KV, whatever the outcome says of it.
+                self.sequences.remove(placeholder);
+                emitted?;
+            } else {
+                let fork = Fork {
+                    parent: row.id,
+                    child: placeholder,
+                    token,
+                    max_new_tokens,
+                };
+                self.buffers.outcome.forks.push(fork);
+                if let Some(live) = self.requests.get_mut(&sequence.request) {
+                    live.sequences.push(placeholder);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a request's prompt as computed; true if it was already.
+    fn start_request(&mut self, key: u64) -> bool {
+        let Some(live) = self.requests.get_mut(&key) else {
+            return true;
+        };
+        if !live.started {
+            live.started = true;
+            let prompt_logprobs = live
+                .spec
+                .prompt_logprobs
+                .map(|_| Arc::from(std::mem::take(&mut live.prompt_logprobs)));
+            live.outbox.push(Event::Started(Started {
+                prompt_ids: live.spec.prompt.clone(),
+                prompt_logprobs,
+            }));
+            return false;
+        }
+        true
+    }
+
+    /// The next token of a sequence, with its logprobs if asked for.
+    fn pick(
+        &mut self,
+        sequence: &mut Sequence,
+        row: &[f32],
+    ) -> Result<(TokenId, Option<TokenLogprobs>), Error> {
+        let spec = &sequence.spec;
+        let buffers = &mut self.buffers;
+        buffers.forbidden.clear();
+        if sequence.tokens.len() - spec.prompt.len() < spec.min_tokens {
+            if !spec.ignore_eos {
+                buffers.forbidden.extend_from_slice(&self.shared.info.eos);
+            }
+            buffers.forbidden.extend_from_slice(&spec.stop_tokens);
+        }
+        let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice);
+        let token = sequence.sampler.pick(
+            &context,
+            &spec.processors,
+            row,
+            &buffers.forbidden,
+            &mut buffers.scratch,
+        )?;
+        let position = sequence.tokens.len() - 1;
+        let scratch = &mut buffers.scratch;
+        let told = spec
+            .logprobs
+            .map(|k| logprobs(position, row, token, k, scratch));
+        Ok((token, told.transpose()?))
+    }
+
+    /// Logprobs of the prompt tokens that this row's logits predict.
+    fn prompt_logprobs(
+        &mut self,
+        row: &PlannedRow,
+        sequence: &Sequence,
+        logits: &mut dyn Logits,
+        first: usize,
+    ) -> Result<(), Error> {
+        let Some(k) = sequence.spec.prompt_logprobs else {
+            return Ok(());
+        };
+        let Some(live) = self.requests.get_mut(&sequence.request) else {
+            return Ok(());
+        };
+        for step in 0..row.len {
+            // Position p predicts the token at p + 1. A preempted prompt is computed again: what
+            // was told once is not told twice.
+            let predicted = row.start + step + 1;
+            if predicted < sequence.spec.prompt.len() && live.prompt_logprobs.len() == predicted - 1
+            {
+                let token = sequence.spec.prompt[predicted];
+                let scratch = &mut self.buffers.scratch;
+                let row = logits.row(first + step)?;
+                live.prompt_logprobs
+                    .push(logprobs(predicted - 1, row, token, k, scratch)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken(row: &PlannedRow, what: &str) -> Error {
+    let text = format!(
+        "the scheduler planned {:?} positions {}..{}, which {what}",
+        row.id,
+        row.start,
+        row.start + row.len
+    );
+    Error::Model(ModelError::InvalidBatch(text))
+}

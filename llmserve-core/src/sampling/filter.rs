@@ -1,0 +1,342 @@
+//! Which tokens a temperature sample may pick: min-p, then top-k, then top-p.
+//!
+//! Each keeps a prefix of the row in the order (probability descending, id ascending), so the
+//! result is such a prefix too, and only its end has to be found:
+//!
+//! * min-p (Nguyen et al., "Turning Up the Heat", 2024) is a comparison with a logit;
+//! * top-k is a selection;
+//! * top-p (nucleus sampling, Holtzman et al., 2019) is a search by mass: a histogram over the
+//!   distance from the best logit says in which narrow band the mass is reached, and only that
+//!   band is looked at again, more finely, until few tokens or only equal ones are left.
+//!
+//! Mass is counted in integers (a token's weight relative to the best, times 2⁶²), so a sum does
+//! not depend on the order it was taken in.
+
+use super::math::{exp, ln};
+use super::params::Sampling;
+use super::race::scaled;
+use super::select::{BLOCK, Candidate, best, better_first};
+
+/// The filters of a request with a positive temperature.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    temperature: f64,
+    /// One over the temperature.
+    beta: f64,
+    min_p: f64,
+    top_k: Option<usize>,
+    top_p: f64,
+}
+
+/// The weight of the best token, as an integer.
+const ONE: f64 = (1u64 << 62) as f64;
+/// Bands of a histogram.
+const BANDS: usize = 256;
+/// A first look's bands to one unit of distance: beyond the last one a weight rounds to nothing.
+const FIRST_FINENESS: f64 = 4.0;
+/// As many tokens are better sorted than looked at once more.
+const FEW: usize = 48;
+
+/// Equal steps of distance from `start` downward; the last band takes all that is further.
+#[derive(Clone, Copy)]
+struct Scale {
+    start: f64,
+    fineness: f64,
+}
+
+impl Scale {
+    fn band(self, distance: f64) -> usize {
+        // The cast saturates, and takes a step that is no number for the first.
+        (((self.start - distance) * self.fineness) as u32 as usize).min(BANDS - 1)
+    }
+}
+
+impl Filter {
+    pub(super) fn new(sampling: &Sampling) -> Self {
+        Self {
+            temperature: f64::from(sampling.temperature),
+            beta: 1.0 / f64::from(sampling.temperature),
+            min_p: f64::from(sampling.min_p),
+            top_k: sampling.top_k,
+            top_p: f64::from(sampling.top_p),
+        }
+    }
+
+    /// The inverse temperature.
+    pub(super) fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// Whether a row of `vocab` tokens passes as it is.
+    pub(super) fn keeps_all(&self, vocab: usize) -> bool {
+        self.min_p <= 0.0 && self.top_k.is_none_or(|k| k >= vocab) && self.top_p >= 1.0
+    }
+
+    /// Fills `out` with the tokens kept, in no order. `peak` is the row's greatest logit, finite;
+    /// its lowest token is always kept.
+    pub(super) fn apply(&self, logits: &[f32], peak: f32, out: &mut Vec<Candidate>) {
+        let k = self.top_k.unwrap_or(usize::MAX).max(1);
+        best(logits, self.floor(peak), k, out);
+        if self.top_p < 1.0 {
+            self.keep_mass(peak, out);
+        }
+    }
+
+    /// The least logit that min-p keeps: p ≥ min_p · p_best, or l ≥ l_best + T ln min_p.
+    fn floor(&self, peak: f32) -> f32 {
+        if self.min_p <= 0.0 {
+            return f32::MIN;
+        }
+        let floor = f64::from(peak) + self.temperature * ln(self.min_p.min(1.0));
+        let nearest = floor as f32;
+        if f64::from(nearest) < floor {
+            nearest.next_up()
+        } else {
+            nearest
+        }
+    }
+
+    /// Keeps the smallest prefix with `top_p` of the mass of `candidates`.
+    fn keep_mass(&self, peak: f32, candidates: &mut Vec<Candidate>) {
+        let distance = |c: &Candidate| scaled(c.logit, peak, self.beta);
+        let mut scale = Scale {
+            start: 0.0,
+            fineness: FIRST_FINENESS,
+        };
+        let mut bands = self.histogram(peak, scale, candidates);
+        let total: u128 = bands.iter().sum();
+        let mut missing = ((total as f64 * self.top_p) as u128).clamp(1, total.max(1));
+        // Those before `kept` are in; of those after it a prefix with the mass `missing` is.
+        let mut kept = 0;
+        loop {
+            let mut last = 0;
+            while last < BANDS - 1 && bands[last] < missing {
+                missing -= bands[last];
+                last += 1;
+            }
+            let first_open = kept;
+            let mut end = kept;
+            for i in first_open..candidates.len() {
+                let candidate = candidates[i];
+                let band = scale.band(distance(&candidate));
+                if band > last {
+                    continue;
+                }
+                candidates[end] = candidate;
+                if band < last {
+                    candidates.swap(end, kept);
+                    kept += 1;
+                }
+                end += 1;
+            }
+            candidates.truncate(end);
+
+            let open = &mut candidates[kept..];
+            let (mut most, mut least) = (f32::NEG_INFINITY, f32::INFINITY);
+            for candidate in open.iter() {
+                most = most.max(candidate.logit);
+                least = least.min(candidate.logit);
+            }
+            let nearest = scaled(most, peak, self.beta);
+            let furthest = scaled(least, peak, self.beta);
+            if open.len() <= FEW || nearest == furthest {
+                break;
+            }
+            scale = Scale {
+                start: nearest,
+                fineness: (BANDS - 1) as f64 / (nearest - furthest),
+            };
+            bands = self.histogram(peak, scale, open);
+        }
+
+        let open = &mut candidates[kept..];
+        let prefix = if open.len() <= FEW {
+            open.sort_unstable_by(better_first);
+            let mut mass = 0;
+            open.iter()
+                .position(|c| {
+                    mass += weight(distance(c));
+                    mass >= missing
+                })
+                .map_or(open.len(), |at| at + 1)
+        } else {
+            // All weigh the same, and something: the band reached what was missing.
+            let each = weight(distance(&open[0])).max(1);
+            let wanted = usize::try_from(missing.div_ceil(each)).unwrap_or(usize::MAX);
+            let wanted = wanted.clamp(1, open.len());
+            open.select_nth_unstable_by(wanted - 1, better_first);
+            wanted
+        };
+        candidates.truncate(kept + prefix);
+    }
+
+    /// The mass in each band.
+    fn histogram(&self, peak: f32, scale: Scale, candidates: &[Candidate]) -> [u128; BANDS] {
+        let mut bands = [0u128; BANDS];
+        let mut distances = [0f64; BLOCK];
+        let mut weights = [0f64; BLOCK];
+        for block in candidates.chunks(BLOCK) {
+            // Three plain loops: the middle one is the cost, and is vectorised.
+            for (slot, candidate) in distances.iter_mut().zip(block) {
+                *slot = scaled(candidate.logit, peak, self.beta);
+            }
+            for (weight, &distance) in weights.iter_mut().zip(&distances) {
+                *weight = exp(distance);
+            }
+            for (&weight, &distance) in weights.iter().zip(&distances).take(block.len()) {
+                bands[scale.band(distance)] += in_integers(weight);
+            }
+        }
+        bands
+    }
+}
+
+/// The weight of a token that far from the best.
+fn weight(distance: f64) -> u128 {
+    in_integers(exp(distance))
+}
+
+/// Rounded, so that a long tail of tiny weights is not lost to one side. The way over i64 is one
+/// instruction; it holds all of 0 ..= 2⁶².
+fn in_integers(weight: f64) -> u128 {
+    (weight * ONE + 0.5) as i64 as u128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TokenId;
+    use proptest::prelude::*;
+
+    fn filter(temperature: f32, min_p: f32, top_k: Option<usize>, top_p: f32) -> Filter {
+        Filter::new(&Sampling {
+            temperature,
+            min_p,
+            top_k,
+            top_p,
+            ..Sampling::default()
+        })
+    }
+
+    fn kept(filter: &Filter, logits: &[f32]) -> Vec<TokenId> {
+        let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut out = Vec::new();
+        filter.apply(logits, peak, &mut out);
+        out.sort_by(better_first);
+        out.iter().map(|c| c.id).collect()
+    }
+
+    /// Sort everything, then cut. Returns the tokens kept, and whether the top-p cut was too close
+    /// to call in floating point.
+    fn naive(filter: &Filter, logits: &[f32]) -> (Vec<TokenId>, bool) {
+        let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |l: f32| ((f64::from(l) - f64::from(peak)) / filter.temperature).exp();
+        let mut row: Vec<(TokenId, f32)> = (0..).zip(logits.iter().copied()).collect();
+        row.retain(|&(_, l)| l > f32::NEG_INFINITY && weight(l) >= filter.min_p);
+        row.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        row.truncate(filter.top_k.unwrap_or(usize::MAX));
+        if filter.top_p >= 1.0 {
+            return (row.iter().map(|r| r.0).collect(), false);
+        }
+        let total: f64 = row.iter().map(|&(_, l)| weight(l)).sum();
+        let mut mass = 0.0;
+        let mut close = false;
+        let mut ids = Vec::new();
+        for (id, l) in row {
+            ids.push(id);
+            mass += weight(l);
+            close |= (mass / total - filter.top_p).abs() < 1e-11;
+            if mass >= filter.top_p * total {
+                break;
+            }
+        }
+        (ids, close)
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<f32>> {
+        let logit = prop_oneof![
+            6 => -6.0f32..6.0,
+            3 => (-6i8..=6).prop_map(f32::from),
+            1 => Just(f32::NEG_INFINITY),
+            1 => -80.0f32..-20.0,
+        ];
+        prop::collection::vec(logit, 1..300)
+            .prop_filter("something is left", |row| row.iter().any(|l| l.is_finite()))
+    }
+
+    proptest! {
+        #[test]
+        fn every_filter_is_that_of_a_full_sort(
+            logits in rows(),
+            temperature in prop_oneof![Just(1.0f32), 0.05f32..3.0],
+            min_p in prop_oneof![Just(0.0f32), 0.0001f32..1.0],
+            top_k in prop_oneof![Just(None), (1usize..400).prop_map(Some)],
+            top_p in prop_oneof![Just(1.0f32), 0.001f32..1.0, 0.99f32..1.0],
+        ) {
+            for filter in [
+                filter(temperature, min_p, None, 1.0),
+                filter(temperature, 0.0, top_k, 1.0),
+                filter(temperature, 0.0, None, top_p),
+                filter(temperature, min_p, top_k, top_p),
+            ] {
+                let (expected, close) = naive(&filter, &logits);
+                if !close {
+                    prop_assert_eq!(kept(&filter, &logits), expected, "{:?}", filter);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bands_are_refined_until_the_end_is_found() {
+        // Distances of every magnitude, clusters far narrower than a first band, runs of equals.
+        let mut row: Vec<f32> = (0..60).flat_map(|i| [-(0.5f32.powi(i)); 40]).collect();
+        row.extend((0..3000u16).map(|i| -1.0 - f32::from(i) * 1e-6));
+        row.extend((0..3000u16).map(|i| -f32::from(i % 7) * 1e-5));
+        row.extend((0..500u16).map(|i| -f32::from(i) * 0.1));
+        for temperature in [0.01f32, 1.0, 1e3, 1e30] {
+            for top_p in [1e-6f32, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0.9999] {
+                let filter = filter(temperature, 0.0, None, top_p);
+                let (expected, close) = naive(&filter, &row);
+                assert!(close || kept(&filter, &row) == expected, "{filter:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn ties_are_broken_toward_the_lower_id() {
+        let flat = [1.0f32; 1000];
+        assert_eq!(kept(&filter(1.0, 0.0, Some(3), 1.0), &flat), [0, 1, 2]);
+        let half: Vec<TokenId> = (0..500).collect();
+        assert_eq!(kept(&filter(1.0, 0.0, None, 0.5), &flat), half);
+        assert_eq!(kept(&filter(1.0, 0.0, None, 1e-9), &flat), [0]);
+        assert_eq!(kept(&filter(1.0, 1.0, None, 1.0), &flat).len(), 1000);
+    }
+
+    #[test]
+    fn the_edges_keep_what_they_should() {
+        let row = [0.0f32, 3.0, f32::NEG_INFINITY, 3.0, 1.0];
+        assert_eq!(kept(&filter(1.0, 1.0, None, 1.0), &row), [1, 3]);
+        assert_eq!(kept(&filter(1.0, 0.0, Some(99), 1.0), &row), [1, 3, 4, 0]);
+        assert_eq!(kept(&filter(1.0, 0.0, None, f32::MIN_POSITIVE), &row), [1]);
+        // The greatest p below 1 needs the last token too: nothing is lost to rounding.
+        let p = 1.0f32.next_down();
+        assert_eq!(kept(&filter(1.0, 0.0, None, p), &row), [1, 3, 4, 0]);
+        assert!(filter(1.0, 0.0, Some(5), 1.0).keeps_all(5));
+        assert!(!filter(1.0, 0.0, Some(4), 1.0).keeps_all(5));
+    }
+
+    #[test]
+    fn extreme_temperatures_and_logits_are_no_trouble() {
+        let row = [f32::MAX, f32::MIN, f32::MAX, 0.0, f32::NEG_INFINITY];
+        for temperature in [1e-45f32, 1e-30, 1.0] {
+            assert_eq!(kept(&filter(temperature, 0.0, None, 0.9), &row), [0, 2]);
+            assert_eq!(kept(&filter(temperature, 0.5, None, 1.0), &row), [0, 2]);
+            assert_eq!(kept(&filter(temperature, 0.1, Some(1), 0.9), &row), [0]);
+        }
+        assert_eq!(
+            kept(&filter(f32::MAX, 0.0, None, 0.7), &[3.0, 2.0, 1.0, 0.0]),
+            [0, 1, 2]
+        );
+    }
+}

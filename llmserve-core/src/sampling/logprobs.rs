@@ -1,0 +1,152 @@
+//! Logprobs of a token and its best alternatives, from the model's own logits.
+
+use super::math::{exp, ln};
+use super::sampler::{SamplerScratch, non_finite};
+use super::select::{BLOCK, best, better_first, peak};
+use crate::error::Error;
+use crate::event::TokenLogprobs;
+use crate::ids::TokenId;
+
+/// The natural-log probability of `token` and of the `k` most probable tokens, best first and
+/// equals by lower id, under softmax of `logits`, the raw row after `position`.
+///
+/// `k` may be 0; beyond the vocabulary it gives as many as are possible at all. A token ruled out
+/// by the model (a logit of −∞) has a logprob of −∞ and is never an alternative.
+///
+/// ```
+/// use llmserve_core::sampling::{SamplerScratch, logprobs};
+/// let mut scratch = SamplerScratch::new();
+/// let row = [1.0, 1.0, f32::NEG_INFINITY];
+/// let found = logprobs(0, &row, 1, 5, &mut scratch)?;
+/// assert!((found.logprob - 0.5f32.ln()).abs() < 1e-6);
+/// assert_eq!(found.top.iter().map(|top| top.0).collect::<Vec<_>>(), [0, 1]);
+/// # Ok::<(), llmserve_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NonFiniteLogits`] for a NaN or positive infinity in the row,
+/// [`Error::NothingToSample`] for a row of nothing but −∞, [`Error::InvalidRequest`] for a token
+/// outside the row.
+pub fn logprobs(
+    position: usize,
+    logits: &[f32],
+    token: TokenId,
+    k: usize,
+    scratch: &mut SamplerScratch,
+) -> Result<TokenLogprobs, Error> {
+    let peak = peak(logits)
+        .map_err(|token| non_finite(position, logits, token))?
+        .ok_or(Error::NothingToSample { position })?;
+    let Some(&logit) = logits.get(token as usize) else {
+        return Err(Error::invalid(
+            "prompt",
+            format!(
+                "token {token} is outside the vocabulary of {}",
+                logits.len()
+            ),
+        ));
+    };
+    let peak = f64::from(peak.logit);
+    let log_sum = ln(exp_sum(logits, peak));
+    let logprob = |logit: f32| (f64::from(logit) - peak - log_sum) as f32;
+
+    let candidates = &mut scratch.candidates;
+    best(logits, f32::MIN, k, candidates);
+    candidates.sort_unstable_by(better_first);
+    Ok(TokenLogprobs {
+        id: token,
+        logprob: logprob(logit),
+        top: candidates
+            .iter()
+            .map(|c| (c.id, logprob(c.logit)))
+            .collect(),
+    })
+}
+
+/// Σ e^(l − peak), at least 1. Lanes are summed apart and added in order: one result for one row.
+fn exp_sum(logits: &[f32], peak: f64) -> f64 {
+    let mut lanes = [0f64; BLOCK];
+    let mut blocks = logits.chunks_exact(BLOCK);
+    for block in &mut blocks {
+        for (lane, &logit) in lanes.iter_mut().zip(block) {
+            *lane += exp(f64::from(logit) - peak);
+        }
+    }
+    for (lane, &logit) in lanes.iter_mut().zip(blocks.remainder()) {
+        *lane += exp(f64::from(logit) - peak);
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn they_are_those_of_a_plain_softmax(
+            logits in prop::collection::vec(prop_oneof![
+                5 => -20.0f32..20.0, 2 => (-3i8..3).prop_map(f32::from),
+                1 => Just(f32::NEG_INFINITY),
+            ], 1..300),
+            shift in prop_oneof![Just(0.0f32), -1e4f32..1e4],
+            token in 0usize..300,
+            k in 0usize..20,
+        ) {
+            let logits: Vec<f32> = logits.iter().map(|l| l + shift).collect();
+            prop_assume!(logits.iter().any(|l| l.is_finite()));
+            let token = token % logits.len();
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let most = f64::from(most);
+            let sum: f64 = logits.iter().map(|&l| (f64::from(l) - most).exp()).sum();
+            let expected = |l: f32| (f64::from(l) - most - sum.ln()) as f32;
+            let mut order: Vec<usize> =
+                (0..logits.len()).filter(|&i| logits[i] > f32::NEG_INFINITY).collect();
+            order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap().then(a.cmp(&b)));
+            order.truncate(k);
+
+            let mut scratch = SamplerScratch::new();
+            let found = logprobs(3, &logits, token as TokenId, k, &mut scratch).unwrap();
+            let close = |a: f32, b: f32| a == b || (a - b).abs() <= 1e-6 * b.abs().max(1.0);
+            prop_assert!(close(found.logprob, expected(logits[token])));
+            let ids: Vec<usize> = found.top.iter().map(|top| top.0 as usize).collect();
+            prop_assert_eq!(&ids, &order);
+            for (id, logprob) in found.top {
+                prop_assert!(close(logprob, expected(logits[id as usize])));
+            }
+        }
+    }
+
+    #[test]
+    fn extremes() {
+        let mut scratch = SamplerScratch::new();
+        let row = [f32::MAX, f32::MIN, f32::NEG_INFINITY];
+        let found = logprobs(0, &row, 2, usize::MAX, &mut scratch).unwrap();
+        assert_eq!(found.logprob, f32::NEG_INFINITY);
+        assert_eq!(found.top.len(), 2);
+        assert_eq!(found.top[0], (0, 0.0));
+        assert!(
+            logprobs(0, &row, 0, 0, &mut scratch)
+                .unwrap()
+                .top
+                .is_empty()
+        );
+        assert!(matches!(
+            logprobs(0, &row, 3, 0, &mut scratch),
+            Err(Error::InvalidRequest { .. })
+        ));
+        assert_eq!(
+            logprobs(4, &[f32::NEG_INFINITY], 0, 1, &mut scratch),
+            Err(Error::NothingToSample { position: 4 })
+        );
+        assert!(matches!(
+            logprobs(4, &[0.0, f32::NAN], 0, 1, &mut scratch),
+            Err(Error::NonFiniteLogits {
+                position: 4,
+                token: 1,
+                ..
+            })
+        ));
+    }
+}

@@ -1,0 +1,191 @@
+//! One choice's way from logits to a token.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::filter::Filter;
+use super::noise::Noise;
+use super::params::{LogitsContext, LogitsProcessor, Sampling};
+use super::penalties::Penalties;
+use super::race::{pick_from, pick_from_row};
+use super::select::{Candidate, peak};
+use crate::error::{Error, panic_message};
+use crate::ids::TokenId;
+
+/// Buffers that picks reuse. One for each thread that picks; what it holds between calls has no
+/// meaning.
+#[derive(Clone, Debug, Default)]
+pub struct SamplerScratch {
+    /// The row being changed.
+    logits: Vec<f32>,
+    /// What the filters left.
+    pub(super) candidates: Vec<Candidate>,
+}
+
+impl SamplerScratch {
+    /// Empty buffers, which grow to the vocabulary's size as they are needed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// Picks the tokens of one choice of one request.
+///
+/// ```
+/// use llmserve_core::sampling::{LogitsContext, Sampler, SamplerScratch, Sampling};
+///
+/// let mut scratch = SamplerScratch::new();
+/// let mut sampling = Sampling::default();
+/// let mut greedy = Sampler::new(&sampling, 0, 7);
+/// let context = LogitsContext::new(&[4, 2], 2, 0);
+/// let logits = [0.1, 0.7, 0.7, -1.0];
+/// assert_eq!(greedy.pick(&context, &[], &logits, &[], &mut scratch)?, 1);
+///
+/// sampling.temperature = 0.8;
+/// let mut sampler = Sampler::new(&sampling, 0, 7);
+/// let first = sampler.pick(&context, &[], &logits, &[], &mut scratch)?;
+/// // The same place, the same pick: nothing was advanced.
+/// assert_eq!(sampler.pick(&context, &[], &logits, &[], &mut scratch)?, first);
+/// # Ok::<(), llmserve_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    seed: u64,
+    choice: usize,
+    bias: Vec<(TokenId, f32)>,
+    penalties: Option<Penalties>,
+    /// None is greedy.
+    filter: Option<Filter>,
+}
+
+impl Sampler {
+    /// The sampler of `choice`, with the noise of `seed` ([`Sampling::seed`] or what the engine
+    /// drew). `sampling` has been [validated](Sampling::validate).
+    pub fn new(sampling: &Sampling, choice: usize, seed: u64) -> Self {
+        Self {
+            seed,
+            choice,
+            bias: sampling
+                .logit_bias
+                .iter()
+                .map(|(&token, &bias)| (token, bias))
+                .collect(),
+            penalties: Penalties::new(sampling),
+            filter: (sampling.temperature > 0.0).then(|| Filter::new(sampling)),
+        }
+    }
+
+    /// The seed its noise comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The token that follows `context.tokens`, from the model's raw `logits` after them.
+    ///
+    /// A pure function of the arguments, the seed and the choice. The mutable state is a cache:
+    /// penalty counts follow `context`, forward as tokens come and back when drafts among its last
+    /// 64 tokens were rejected. So verifying a draft is picking at each of its positions, the
+    /// context each time extended by the drafted token, and comparing.
+    ///
+    /// `forbidden` tokens cannot be picked: end and stop tokens while a minimum length is not
+    /// reached. For the order of everything see the [module](super).
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLogits`] for a NaN or positive infinity from the model or a processor,
+    /// [`Error::Panicked`] when a processor panics, [`Error::NothingToSample`] when every token is
+    /// ruled out.
+    pub fn pick(
+        &mut self,
+        context: &LogitsContext<'_>,
+        processors: &[Arc<dyn LogitsProcessor>],
+        logits: &[f32],
+        forbidden: &[TokenId],
+        scratch: &mut SamplerScratch,
+    ) -> Result<TokenId, Error> {
+        let position = context.tokens.len().saturating_sub(1);
+        let sound = |row: &[f32]| peak(row).map_err(|token| non_finite(position, row, token));
+
+        let SamplerScratch {
+            logits: copy,
+            candidates,
+        } = scratch;
+        let mut best = sound(logits)?;
+        let mut row = logits;
+        let untouched = processors.is_empty()
+            && self.bias.is_empty()
+            && self.penalties.is_none()
+            && forbidden.is_empty();
+        if !untouched {
+            copy.clear();
+            copy.extend_from_slice(logits);
+            if !processors.is_empty() {
+                process(context, processors, copy)?;
+                sound(copy)?;
+            }
+            self.adjust(context, forbidden, copy);
+            best = sound(copy)?;
+            row = copy;
+        }
+        let best = best.ok_or(Error::NothingToSample { position })?;
+
+        let Some(filter) = &self.filter else {
+            return Ok(best.id);
+        };
+        let noise = Noise::new(self.seed, self.choice, context.tokens.len());
+        if filter.keeps_all(row.len()) {
+            return Ok(pick_from_row(row, best, filter.beta(), noise));
+        }
+        filter.apply(row, best.logit, candidates);
+        Ok(pick_from(candidates, best, filter.beta(), noise))
+    }
+
+    /// Bias, penalties, forbidden tokens.
+    fn adjust(&mut self, context: &LogitsContext<'_>, forbidden: &[TokenId], row: &mut [f32]) {
+        for &(token, bias) in &self.bias {
+            if let Some(logit) = row.get_mut(token as usize) {
+                // Two large ones must not make +∞.
+                *logit = (*logit + bias).min(f32::MAX);
+            }
+        }
+        if let Some(penalties) = &mut self.penalties {
+            penalties.follow(context);
+            penalties.apply(row);
+        }
+        for &token in forbidden {
+            if let Some(logit) = row.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Runs the processors. Code of the host's: a panic stays with the request.
+fn process(
+    context: &LogitsContext<'_>,
+    processors: &[Arc<dyn LogitsProcessor>],
+    row: &mut [f32],
+) -> Result<(), Error> {
+    for processor in processors {
+        catch_unwind(AssertUnwindSafe(|| processor.process(context, row))).map_err(|payload| {
+            Error::Panicked {
+                part: "logits processor",
+                message: panic_message(&*payload),
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// The error for `token`'s logit in `row`.
+pub(super) fn non_finite(position: usize, row: &[f32], token: TokenId) -> Error {
+    Error::NonFiniteLogits {
+        position,
+        token,
+        value: row
+            .get(token as usize)
+            .map_or_else(String::new, f32::to_string),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,0 @@
-//! Tokens to text as they come: incremental detokenisation and stop strings.
