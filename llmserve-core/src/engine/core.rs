@@ -28,6 +28,9 @@ pub(super) type EventListener = Box<dyn FnMut(&[BlockEvent]) + Send>;
 /// How long to wait for news when a scheduler has requests and plans nothing.
 const NOTHING_PLANNED: Duration = Duration::from_millis(1);
 
+/// Commands taken between two steps: a flood of new requests does not stop the running ones.
+const COMMANDS_PER_STEP: usize = 1024;
+
 /// Prompt positions whose logits are held at once for prompt logprobs: a row of logits can be a
 /// megabyte.
 const PROMPT_LOGPROBS_CHUNK: usize = 64;
@@ -166,11 +169,12 @@ impl Core {
                     Ok(command) => self.command(command),
                 }
             }
-            while let Ok(command) = self.commands.try_recv() {
-                if let Command::Stop = command {
-                    return Ok(());
+            for _ in 0..COMMANDS_PER_STEP {
+                match self.commands.try_recv() {
+                    Ok(Command::Stop) => return Ok(()),
+                    Ok(command) => self.command(command),
+                    Err(_) => break,
                 }
-                self.command(command);
             }
             self.expire();
             if !self.buffers.outcome.ended.is_empty() {

@@ -120,13 +120,14 @@ impl Engine {
     }
 
     /// Refuses new requests, waits until every accepted one has finished and the threads have
-    /// ended. A second call, or one after [`shutdown`](Self::shutdown), only waits.
+    /// ended. A second call, or one after [`shutdown`](Self::shutdown), only waits. Not to be
+    /// called from a plug-in: it would wait for itself.
     pub fn drain(&self) {
         self.end(Command::Drain);
     }
 
     /// Refuses new requests, ends every stream with [`Error::ShutDown`] after at most one step,
-    /// and waits until the threads have ended.
+    /// and waits until the threads have ended. Not to be called from a plug-in.
     pub fn shutdown(&self) {
         self.end(Command::Stop);
     }
@@ -136,12 +137,14 @@ impl Engine {
         shared.state.lock().closed = true;
         // Requests already handed to the intake come before a drain: it forwards this in turn.
         // A stop overtakes them.
-        let sent = match command {
-            Command::Drain => self.handle.intake.send(Job::Drain).is_ok(),
-            command => shared.commands.send(command).is_ok(),
-        };
+        // An engine thread that has ended already needs telling no more, so a send that fails is
+        // no news.
+        match command {
+            Command::Drain => drop(self.handle.intake.send(Job::Drain)),
+            command => drop(shared.commands.send(command)),
+        }
         let mut state = shared.state.lock();
-        while sent && !state.stopped {
+        while !state.stopped {
             shared.stopped.wait(&mut state);
         }
     }

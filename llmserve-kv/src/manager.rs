@@ -1,0 +1,322 @@
+//! The manager: the contract's calls, each a few steps over sequences and pool.
+
+use llmserve_core::{
+    BlockEvent, BlockId, BlockTables, GroupId, KvError, KvLayout, KvManager, KvStats, OutOfBlocks,
+    PageOp, PrefixHit, PrefixScope, SequenceId, TokenId,
+};
+
+use crate::allocate::{look_up, need, writes};
+use crate::builder::PagedKvBuilder;
+use crate::chain::Chain;
+use crate::pool::Pool;
+use crate::publish::{is_vouched_for, publish, revoke, settle};
+use crate::sequence::Sequence;
+use crate::slots::Slots;
+use crate::stats::Counters;
+
+/// A paged KV cache with prefix caching and copy-on-write: the [`KvManager`] of one KV group.
+///
+/// What it promises beyond the contract:
+///
+/// * [`demand`](KvManager::demand) is exact: an allocation succeeds exactly when its demand does
+///   not exceed [`available`](KvManager::available), which then drops by exactly that much.
+/// * A call that fails changed nothing, down to the order of eviction.
+/// * A block that somebody else holds, or that can be found, is never planned to be written.
+/// * A decode step allocates no memory, the amortised growth of the sequence's own lists aside.
+/// * [`BlockEvent`]s speak of identities, not of copies: `Stored` when the first sealed block of
+///   an identity appears, `Removed` when the last one goes.
+///
+/// Positions are allocated for the step at hand: allocate up to the end of the planned row and no
+/// further than it writes, for its full blocks can be hit by the rows after it. Positions beyond
+/// the known tokens (drafts, or a token still being sampled) are never published.
+///
+/// ```
+/// use llmserve_core::{BlockTables, GroupId, IdentityRoot, KvManager, PageOp, PrefixScope, SequenceId};
+/// use llmserve_kv::PagedKv;
+///
+/// let root = IdentityRoot::new(1, "bf16", 4);
+/// let mut kv = PagedKv::builder().blocks(8).block_size(4).root(root).build()?;
+/// let (parent, child) = (SequenceId::new(0, 0), SequenceId::new(1, 0));
+///
+/// kv.open(parent, &[1, 2, 3, 4, 5, 6], PrefixScope::default())?;
+/// kv.allocate(parent, 6)?;
+/// kv.seal(parent, 6)?;
+/// kv.fork(parent, child)?;
+/// assert_eq!(kv.table(parent, GroupId::MAIN), kv.table(child, GroupId::MAIN));
+///
+/// // The child continues on its own: the half-filled block is copied, the full one stays shared.
+/// kv.append(child, &[7])?;
+/// kv.allocate(child, 7)?;
+/// let mut ops = Vec::new();
+/// kv.take_page_ops(&mut ops);
+/// assert!(matches!(ops[..], [PageOp::Copy { slots: 2, .. }]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct PagedKv {
+    pub(crate) layout: KvLayout,
+    /// None when prefix caching is off.
+    pub(crate) chain: Option<Chain>,
+    pub(crate) slots: Slots,
+    pub(crate) pool: Pool,
+    pub(crate) page_ops: Vec<PageOp>,
+    pub(crate) counters: Counters,
+    /// Blocks hit by the allocation at hand; kept for its memory.
+    pub(crate) hits: Vec<BlockId>,
+}
+
+impl PagedKv {
+    /// Starts building a manager.
+    pub fn builder() -> PagedKvBuilder {
+        PagedKvBuilder::default()
+    }
+
+    /// Whether full blocks are kept to be found by other sequences.
+    pub fn prefix_caching(&self) -> bool {
+        self.chain.is_some()
+    }
+}
+
+impl BlockTables for PagedKv {
+    fn table(&self, sequence: SequenceId, group: GroupId) -> &[BlockId] {
+        if group != GroupId::MAIN {
+            return &[];
+        }
+        self.slots
+            .get(sequence)
+            .map_or(&[], |sequence| sequence.table.as_slice())
+    }
+}
+
+impl KvManager for PagedKv {
+    fn layout(&self) -> &KvLayout {
+        &self.layout
+    }
+
+    fn open(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[TokenId],
+        scope: PrefixScope,
+    ) -> Result<(), KvError> {
+        self.slots.check_vacant(sequence)?;
+        let mut opened = Sequence::new(scope);
+        opened.extend(tokens, self.chain, self.layout.block_size);
+        self.slots.insert(sequence, opened);
+        Ok(())
+    }
+
+    fn is_open(&self, sequence: SequenceId) -> bool {
+        self.slots.get(sequence).is_ok()
+    }
+
+    fn prefix(&self, sequence: SequenceId) -> PrefixHit {
+        match self.slots.get(sequence) {
+            Ok(sequence) => look_up(&self.pool, sequence, |_| ()),
+            Err(_) => PrefixHit::default(),
+        }
+    }
+
+    fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError> {
+        let sequence = self.slots.get(sequence)?;
+        Ok(need(&self.pool, sequence, tokens, |_| ()).total())
+    }
+
+    fn available(&self) -> usize {
+        self.pool.available()
+    }
+
+    fn allocate(&mut self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError> {
+        let block_size = self.layout.block_size;
+        let sequence = self.slots.get_mut(sequence)?;
+        self.hits.clear();
+        let need = need(&self.pool, sequence, tokens, |id| self.hits.push(id));
+        let out = OutOfBlocks {
+            needed: need.total(),
+            available: self.pool.available(),
+        };
+        if out.needed > out.available {
+            return Err(out.into());
+        }
+        if tokens == 0 {
+            return Ok(0);
+        }
+
+        let starts = sequence.table.is_empty();
+        let held = sequence.table.len();
+        let written = writes(sequence, tokens, block_size);
+        if need.total() > 0 || !self.hits.is_empty() {
+            let mut claim = self.pool.claim();
+            self.hits.iter().for_each(|&id| claim.hit(id));
+            for _ in 0..need.copies + need.fresh {
+                // Cannot fail after the check above; if it did, the claim gives everything back.
+                claim.fresh().map_err(|_| out)?;
+            }
+            claim.keep(&mut sequence.table);
+        }
+        if need.copies > 0 {
+            let planned = sequence.planned;
+            let spares = held..held + need.copies;
+            self.pool.replace_shared(
+                &mut sequence.table,
+                written.clone(),
+                spares,
+                |at, from, to| {
+                    let slots = planned.saturating_sub(at * block_size).min(block_size);
+                    if slots > 0 {
+                        self.counters.copies += 1;
+                        self.page_ops.push(PageOp::Copy {
+                            group: GroupId::MAIN,
+                            from,
+                            to,
+                            slots,
+                        });
+                    }
+                },
+            );
+        }
+        // What is left with a label here was trimmed into: its content is about to change.
+        for at in written.clone() {
+            self.pool.strip(sequence.table[at]);
+        }
+        for at in written.start..sequence.table.len() {
+            self.pool
+                .note_fill(sequence.table[at], sequence.fill(at, block_size));
+        }
+
+        if starts {
+            let hits = self.hits.len();
+            sequence.planned = need.hit.tokens;
+            sequence.own_from = hits;
+            sequence.published = hits;
+            sequence.sealed = self
+                .hits
+                .iter()
+                .take_while(|&&id| self.pool.block(id).is_sealed())
+                .count();
+            // The rest of the hit is computed when the step that fills it succeeds, not now.
+            sequence.computed = sequence.sealed * block_size;
+            if !sequence.counted {
+                sequence.counted = true;
+                if self.chain.is_some() && sequence.reuse {
+                    self.counters.query_tokens += sequence.tokens.len() as u64;
+                    self.counters.hit_tokens += need.hit.tokens as u64;
+                }
+            }
+        }
+        sequence.planned = sequence.planned.max(tokens);
+        publish(&mut self.pool, sequence, tokens);
+        Ok(need.hit.tokens)
+    }
+
+    fn append(&mut self, sequence: SequenceId, tokens: &[TokenId]) -> Result<(), KvError> {
+        let block_size = self.layout.block_size;
+        let sequence = self.slots.get_mut(sequence)?;
+        let first = sequence.tokens.len() / block_size;
+        sequence.extend(tokens, self.chain, block_size);
+        let end = sequence.tokens.len().div_ceil(block_size);
+        for at in first..end.min(sequence.table.len()) {
+            self.pool
+                .note_fill(sequence.table[at], sequence.fill(at, block_size));
+        }
+        settle(&mut self.pool, sequence);
+        Ok(())
+    }
+
+    fn seal(&mut self, id: SequenceId, computed: usize) -> Result<(), KvError> {
+        let block_size = self.layout.block_size;
+        let sequence = self.slots.get_mut(id)?;
+        let invalid = |reason| {
+            Err(KvError::Invalid {
+                sequence: id,
+                reason,
+            })
+        };
+        if computed > sequence.table.len() * block_size {
+            return invalid("positions were sealed beyond its blocks");
+        }
+        // Positions written without an allocation for them: harmless only where nobody reads.
+        let mut unplanned = writes(sequence, computed, block_size);
+        if !unplanned.all(|at| self.pool.is_private(sequence.table[at])) {
+            return invalid("positions were sealed that no allocation made safe to write");
+        }
+        if !is_vouched_for(&self.pool, sequence, computed) {
+            return invalid("the step that computed its cached prefix failed");
+        }
+        sequence.computed = sequence.computed.max(computed);
+        sequence.planned = sequence.planned.max(computed);
+        settle(&mut self.pool, sequence);
+        Ok(())
+    }
+
+    fn revoke(&mut self, sequence: SequenceId) -> Result<(), KvError> {
+        revoke(&mut self.pool, self.slots.get_mut(sequence)?);
+        Ok(())
+    }
+
+    fn trim(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), KvError> {
+        let block_size = self.layout.block_size;
+        let sequence = self.slots.get_mut(sequence)?;
+        self.pool
+            .give_back(&mut sequence.table, tokens.div_ceil(block_size));
+        let last = tokens / block_size;
+        if last < sequence.table.len() {
+            let id = sequence.table[last];
+            // A block of its own that was promised in full and will not be filled.
+            if last >= sequence.own_from && !self.pool.block(id).is_sealed() {
+                self.pool.strip(id);
+            }
+        }
+        sequence.cut(tokens, block_size);
+        if last < sequence.table.len() {
+            self.pool
+                .note_fill(sequence.table[last], sequence.fill(last, block_size));
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, parent: SequenceId, child: SequenceId) -> Result<(), KvError> {
+        let parent = self.slots.get(parent)?;
+        self.slots.check_vacant(child)?;
+        let table = self.pool.share(&parent.table);
+        let forked = parent.fork(table, self.layout.block_size);
+        self.slots.insert(child, forked);
+        Ok(())
+    }
+
+    fn release(&mut self, sequence: SequenceId) -> Result<(), KvError> {
+        let sequence = self.slots.get_mut(sequence)?;
+        self.pool.give_back(&mut sequence.table, 0);
+        sequence.restart();
+        Ok(())
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        if let Some(mut closed) = self.slots.remove(sequence) {
+            self.pool.give_back(&mut closed.table, 0);
+        }
+    }
+
+    fn reset(&mut self) -> Result<(), KvError> {
+        let held = self.pool.len() - self.pool.available();
+        if held > 0 {
+            return Err(KvError::Held { held });
+        }
+        self.pool.clear();
+        Ok(())
+    }
+
+    fn take_page_ops(&mut self, out: &mut Vec<PageOp>) {
+        out.append(&mut self.page_ops);
+    }
+
+    fn take_events(&mut self, out: &mut Vec<BlockEvent>) {
+        if let Some(events) = self.pool.events() {
+            out.append(events);
+        }
+    }
+
+    fn stats(&self) -> KvStats {
+        self.counters.with(&self.pool)
+    }
+}

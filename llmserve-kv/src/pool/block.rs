@@ -1,0 +1,48 @@
+//! What is known of one block.
+
+use std::sync::Arc;
+
+use llmserve_core::Extras;
+
+/// The number of a line of content: equal for two blocks exactly when their tokens, and those of
+/// every block before them, and the extras at the root were compared and found equal.
+///
+/// Comparing a parent's *identity* would not do: two contents that share an identity by accident
+/// or malice have children that share one too. A line's number is never given out twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lineage(pub(super) u64);
+
+/// What a block's content depends on besides its own tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// A first block: what was computed under these extras.
+    Root(Arc<Extras>),
+    /// The block that follows this line.
+    After(Lineage),
+}
+
+/// What makes a block findable.
+#[derive(Clone, Debug)]
+pub(crate) struct Label {
+    pub(crate) parent: Parent,
+    pub(crate) lineage: Lineage,
+    /// False while the step that fills the block has not succeeded yet.
+    pub(crate) sealed: bool,
+}
+
+/// One block: who holds it and what is in it.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    /// Tables that hold it. The block is in the free list exactly when there are none.
+    pub(crate) refs: u32,
+    /// Slots for which a holder has a token; all of them under a label.
+    pub(crate) fill: u32,
+    /// None for a blank block.
+    pub(crate) label: Option<Label>,
+}
+
+impl Block {
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.label.as_ref().is_some_and(|label| label.sealed)
+    }
+}

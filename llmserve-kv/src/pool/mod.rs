@@ -1,0 +1,341 @@
+//! All blocks: who holds them, what is in them, which come next.
+//!
+//! Blocks leave the pool through a [`Claim`] and live in a [`Table`]; there is no third place for
+//! one to be. The levels that statistics report are kept up to date by the few functions here that
+//! change a block, so reading them costs nothing.
+
+mod block;
+mod claim;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use llmserve_core::{BlockEvent, BlockId, BlockIdentity, TokenId};
+
+pub(crate) use block::{Block, Label, Lineage, Parent};
+pub(crate) use claim::Claim;
+pub(crate) use table::Table;
+
+use crate::free_list::FreeList;
+use crate::index::Index;
+use crate::stats::Levels;
+
+#[derive(Debug)]
+pub(crate) struct Pool {
+    block_size: usize,
+    blocks: Vec<Block>,
+    free: FreeList,
+    index: Index,
+    /// Tokens of labelled blocks, `block_size` for each block.
+    tokens: Vec<TokenId>,
+    lineages: u64,
+    claimed: Vec<claim::Taken>,
+    levels: Levels,
+    /// None when nobody listens.
+    events: Option<Vec<BlockEvent>>,
+}
+
+impl Pool {
+    /// `labels` says whether blocks will ever be labelled; without, nothing is kept for it. None
+    /// when the blocks' slots cannot be counted or their tokens not be kept in memory.
+    pub(crate) fn new(blocks: u32, block_size: usize, labels: bool, events: bool) -> Option<Self> {
+        let slots = (blocks as usize).checked_mul(block_size)?;
+        let labelled = if labels { blocks } else { 0 };
+        let mut tokens = Vec::new();
+        if labels {
+            // First the largest by far, and fallibly: a size that was mistyped is an error.
+            tokens.try_reserve_exact(slots).ok()?;
+            tokens.resize(slots, 0);
+        }
+        let mut list = Vec::new();
+        list.try_reserve_exact(blocks as usize).ok()?;
+        list.resize_with(blocks as usize, Block::default);
+        Some(Self {
+            block_size,
+            blocks: list,
+            free: FreeList::full(blocks),
+            index: Index::new(labelled),
+            tokens,
+            lineages: 0,
+            claimed: Vec::new(),
+            levels: Levels::default(),
+            events: events.then(Vec::new),
+        })
+    }
+
+    pub(crate) fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    pub(crate) fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.index()]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Blocks nobody holds.
+    pub(crate) fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    pub(crate) fn events(&mut self) -> Option<&mut Vec<BlockEvent>> {
+        self.events.as_mut()
+    }
+
+    // ---- taking and giving back -------------------------------------------------------------
+
+    pub(crate) fn claim(&mut self) -> Claim<'_> {
+        Claim::new(self)
+    }
+
+    /// A second table over the same blocks.
+    pub(crate) fn share(&mut self, table: &Table) -> Table {
+        for id in &table.blocks {
+            self.blocks[id.index()].refs += 1;
+        }
+        Table {
+            blocks: table.blocks.clone(),
+        }
+    }
+
+    /// Gives back all blocks of `table` but the first `keep`, last first, so that a sequence's tail
+    /// is evicted before its head.
+    pub(crate) fn give_back(&mut self, table: &mut Table, keep: usize) {
+        while table.len() > keep {
+            if let Some(id) = table.blocks.pop() {
+                self.let_go(id);
+            }
+        }
+    }
+
+    /// Whether a sequence that holds `id` may write to it: nobody else reads it.
+    pub(crate) fn is_private(&self, id: BlockId) -> bool {
+        let block = self.block(id);
+        block.refs == 1 && block.label.is_none()
+    }
+
+    /// Puts the blocks `spares.start..` of `table` in the place of the shared blocks among `write`,
+    /// gives those back, and returns through `each` what replaced what, by position in the table.
+    /// There must be as many spares as shared blocks.
+    pub(crate) fn replace_shared(
+        &mut self,
+        table: &mut Table,
+        write: std::ops::Range<usize>,
+        spares: std::ops::Range<usize>,
+        mut each: impl FnMut(usize, BlockId, BlockId),
+    ) {
+        let mut spare = spares.start;
+        for at in write {
+            let id = table[at];
+            if spare < spares.end && self.block(id).refs > 1 {
+                table.blocks.swap(at, spare);
+                each(at, id, table[at]);
+                spare += 1;
+            }
+        }
+        for at in spares.clone() {
+            self.let_go(table[at]);
+        }
+        table.blocks.drain(spares);
+    }
+
+    fn let_go(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.index()];
+        debug_assert!(block.refs > 0);
+        block.refs -= 1;
+        if block.refs > 0 {
+            return;
+        }
+        let unused = self.block_size - block.fill as usize;
+        self.levels.let_go(unused);
+        if block.is_sealed() {
+            self.levels.cached_idle += 1;
+            self.free.push_back(id);
+        } else {
+            // Nobody is left to say that its step succeeded.
+            self.strip(id);
+            self.free.push_front(id);
+        }
+    }
+
+    fn took_hit(&mut self, id: BlockId) {
+        let block = &self.blocks[id.index()];
+        if block.refs == 1 {
+            let unused = self.block_size - block.fill as usize;
+            self.levels.cached_idle -= 1;
+            self.levels.took(unused);
+        }
+    }
+
+    fn took_fresh(&mut self, id: BlockId) {
+        if self.blocks[id.index()].label.is_some() {
+            self.levels.cached_idle -= 1;
+            self.levels.evictions += 1;
+            self.strip(id);
+        }
+        self.blocks[id.index()].fill = 0;
+        self.levels.took(self.block_size);
+    }
+
+    /// Notes that a holder has `fill` tokens in `id`. A sole holder's word is final; of several the
+    /// fullest counts.
+    pub(crate) fn note_fill(&mut self, id: BlockId, fill: usize) {
+        let block = &mut self.blocks[id.index()];
+        if block.label.is_some() || (block.refs > 1 && fill <= block.fill as usize) {
+            return;
+        }
+        self.levels.unused = self.levels.unused + block.fill as usize - fill;
+        block.fill = fill as u32;
+    }
+
+    // ---- labels -----------------------------------------------------------------------------
+
+    /// A block with this very content: one that is held, if there is one, for it costs nothing.
+    pub(crate) fn find(
+        &self,
+        identity: BlockIdentity,
+        parent: &Parent,
+        tokens: &[TokenId],
+    ) -> Option<BlockId> {
+        let mut idle = None;
+        for id in self.index.candidates(identity) {
+            if self.has_content(id, parent, tokens) {
+                if self.block(id).refs > 0 {
+                    return Some(id);
+                }
+                idle = Some(id);
+            }
+        }
+        idle
+    }
+
+    /// Makes a blank block findable as `tokens` after `parent`, not sealed yet.
+    pub(crate) fn publish(
+        &mut self,
+        id: BlockId,
+        identity: BlockIdentity,
+        parent: Parent,
+        tokens: &[TokenId],
+    ) {
+        debug_assert!(self.block(id).label.is_none());
+        let lineage = match self.find(identity, &parent, tokens) {
+            Some(twin) => self.lineage(twin),
+            None => None,
+        };
+        let lineage = lineage.unwrap_or_else(|| {
+            self.lineages += 1;
+            Lineage(self.lineages)
+        });
+        self.note_fill(id, self.block_size);
+        let at = id.index() * self.block_size;
+        self.tokens[at..at + self.block_size].copy_from_slice(tokens);
+        self.index.insert(id, identity);
+        self.blocks[id.index()].label = Some(Label {
+            parent,
+            lineage,
+            sealed: false,
+        });
+    }
+
+    /// Makes a published block findable for good. The identity is announced if no other sealed
+    /// block carries it: what listeners know is which identities can be hit, not how often.
+    pub(crate) fn seal(
+        &mut self,
+        id: BlockId,
+        identity: BlockIdentity,
+        parent: Option<BlockIdentity>,
+    ) {
+        let announce = self.events.is_some() && !self.is_sealed_anywhere(identity);
+        match &mut self.blocks[id.index()].label {
+            Some(label) if !label.sealed => label.sealed = true,
+            _ => return,
+        }
+        if announce {
+            let tokens = self.tokens_of(id).to_vec();
+            self.announce(BlockEvent::Stored {
+                identity,
+                parent,
+                tokens,
+            });
+        }
+    }
+
+    /// Makes a block blank: nobody will find it any more.
+    pub(crate) fn strip(&mut self, id: BlockId) {
+        let Some(label) = self.blocks[id.index()].label.take() else {
+            return;
+        };
+        let identity = self.index.remove(id);
+        if label.sealed && self.events.is_some() && !self.is_sealed_anywhere(identity) {
+            self.announce(BlockEvent::Removed { identity });
+        }
+    }
+
+    pub(crate) fn lineage(&self, id: BlockId) -> Option<Lineage> {
+        self.block(id).label.as_ref().map(|label| label.lineage)
+    }
+
+    /// Forgets all content. Nobody may hold a block.
+    pub(crate) fn clear(&mut self) {
+        debug_assert_eq!(self.available(), self.len());
+        for at in 0..self.blocks.len() {
+            if self.blocks[at].label.take().is_some() {
+                self.index.remove(BlockId(at as u32));
+            }
+        }
+        self.levels.cached_idle = 0;
+        self.free = FreeList::full(self.blocks.len() as u32);
+        self.announce(BlockEvent::Cleared);
+    }
+
+    fn has_content(&self, id: BlockId, parent: &Parent, tokens: &[TokenId]) -> bool {
+        self.block(id)
+            .label
+            .as_ref()
+            .is_some_and(|label| label.parent == *parent)
+            && self.tokens_of(id) == tokens
+    }
+
+    fn tokens_of(&self, id: BlockId) -> &[TokenId] {
+        let at = id.index() * self.block_size;
+        &self.tokens[at..at + self.block_size]
+    }
+
+    fn is_sealed_anywhere(&self, identity: BlockIdentity) -> bool {
+        self.index
+            .candidates(identity)
+            .any(|id| self.block(id).is_sealed())
+    }
+
+    fn announce(&mut self, event: BlockEvent) {
+        if let Some(events) = &mut self.events {
+            events.push(event);
+        }
+    }
+}
+
+/// What only tests look at.
+#[cfg(test)]
+impl Pool {
+    pub(crate) fn is_idle(&self, id: BlockId) -> bool {
+        self.free.contains(id)
+    }
+
+    pub(crate) fn idle(&self) -> Vec<u32> {
+        self.free.iter().map(|id| id.0).collect()
+    }
+
+    pub(crate) fn content(&self, id: BlockId) -> &[TokenId] {
+        self.tokens_of(id)
+    }
+
+    pub(crate) fn identity(&self, id: BlockId) -> BlockIdentity {
+        self.index.identity(id)
+    }
+}

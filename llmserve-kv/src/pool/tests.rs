@@ -1,0 +1,129 @@
+use std::sync::Arc;
+
+use llmserve_core::{BlockId, BlockIdentity, Extras};
+
+use super::{Parent, Pool, Table};
+
+const ONE: BlockIdentity = BlockIdentity::from_u128(1);
+
+fn root() -> Parent {
+    Parent::Root(Arc::new(Extras::default()))
+}
+
+fn pool() -> Pool {
+    Pool::new(4, 2, true, true).expect("small")
+}
+
+fn take(pool: &mut Pool, blocks: usize) -> Table {
+    let mut table = Table::default();
+    let mut claim = pool.claim();
+    for _ in 0..blocks {
+        claim.fresh().expect("room");
+    }
+    claim.keep(&mut table);
+    table
+}
+
+/// A pool whose block 0 is idle and sealed.
+fn with_cached() -> Pool {
+    let mut pool = pool();
+    let mut table = take(&mut pool, 1);
+    pool.publish(BlockId(0), ONE, root(), &[7, 8]);
+    pool.seal(BlockId(0), ONE, None);
+    pool.give_back(&mut table, 0);
+    assert_eq!(pool.idle(), [1, 2, 3, 0]);
+    pool
+}
+
+#[test]
+fn a_dropped_claim_gives_everything_back_as_it_was() {
+    let mut pool = with_cached();
+    let before = format!("{:?}", (pool.idle(), &pool.blocks, pool.levels));
+    let mut claim = pool.claim();
+    claim.hit(BlockId(0));
+    claim.hit(BlockId(0));
+    claim.fresh().expect("room");
+    claim.fresh().expect("room");
+    drop(claim);
+    assert_eq!(
+        format!("{:?}", (pool.idle(), &pool.blocks, pool.levels)),
+        before
+    );
+    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+}
+
+#[test]
+fn a_claim_that_runs_out_gives_back_even_what_it_would_have_evicted() {
+    let mut pool = with_cached();
+    let mut claim = pool.claim();
+    for _ in 0..4 {
+        claim.fresh().expect("room");
+    }
+    assert!(claim.fresh().is_err());
+    drop(claim);
+    assert_eq!(pool.idle(), [1, 2, 3, 0]);
+    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.levels().evictions, 0);
+}
+
+#[test]
+fn a_claim_is_given_back_when_its_owner_panics() {
+    let mut pool = with_cached();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut claim = pool.claim();
+        claim.fresh().expect("room");
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(pool.idle(), [1, 2, 3, 0]);
+}
+
+#[test]
+fn a_kept_block_forgets_what_it_held() {
+    let mut pool = with_cached();
+    let table = take(&mut pool, 4);
+    assert_eq!(table.as_slice(), [1, 2, 3, 0].map(BlockId));
+    assert_eq!(pool.find(ONE, &root(), &[7, 8]), None);
+    assert_eq!(pool.levels().evictions, 1);
+    assert_eq!(pool.levels().unused, 8);
+}
+
+#[test]
+fn a_shared_block_is_free_when_the_last_table_lets_go() {
+    let mut pool = pool();
+    let mut table = take(&mut pool, 2);
+    let mut twin = pool.share(&table);
+    pool.give_back(&mut table, 0);
+    assert_eq!(pool.available(), 2);
+    pool.give_back(&mut twin, 1);
+    assert_eq!(pool.available(), 3);
+    pool.give_back(&mut twin, 0);
+    assert_eq!(pool.available(), 4);
+    assert_eq!(pool.levels().held, 0);
+    assert_eq!(pool.levels().peak_held, 2);
+}
+
+#[test]
+fn a_hit_compares_tokens_parent_and_extras() {
+    let pool = with_cached();
+    let other = Parent::Root(Arc::new(Extras::default().tenant("t")));
+    let after = Parent::After(pool.lineage(BlockId(0)).expect("labelled"));
+    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.find(ONE, &root(), &[7, 9]), None);
+    assert_eq!(pool.find(ONE, &other, &[7, 8]), None);
+    assert_eq!(pool.find(ONE, &after, &[7, 8]), None);
+}
+
+#[test]
+fn a_held_twin_is_preferred_to_an_idle_one() {
+    let mut pool = pool();
+    let _held = take(&mut pool, 1);
+    let mut idle = take(&mut pool, 1);
+    for block in [BlockId(0), BlockId(1)] {
+        pool.publish(block, ONE, root(), &[7, 8]);
+        pool.seal(block, ONE, None);
+    }
+    pool.give_back(&mut idle, 0);
+    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.lineage(BlockId(1)), pool.lineage(BlockId(0)));
+}

@@ -1,0 +1,77 @@
+//! How blocks become findable, and permanently so.
+//!
+//! ```text
+//!  allocate ─► publish   full blocks that the planned step fills: writing
+//!  seal     ─► settle    full blocks that hold valid keys and values: sealed
+//!  append   ─► settle    the same, for tokens that were computed before they were known
+//! ```
+
+use std::sync::Arc;
+
+use crate::pool::{Parent, Pool};
+use crate::sequence::Sequence;
+
+/// Labels the full blocks of known tokens below position `end`.
+pub(crate) fn publish(pool: &mut Pool, sequence: &mut Sequence, end: usize) {
+    let full = full_blocks(pool, sequence, end);
+    while sequence.published < full && label(pool, sequence, sequence.published) {
+        sequence.published += 1;
+    }
+}
+
+/// Seals the full blocks of known, computed tokens.
+pub(crate) fn settle(pool: &mut Pool, sequence: &mut Sequence) {
+    let full = full_blocks(pool, sequence, sequence.computed);
+    while sequence.sealed < full && label(pool, sequence, sequence.sealed) {
+        let at = sequence.sealed;
+        let parent = at.checked_sub(1).map(|before| sequence.identities[before]);
+        pool.seal(sequence.table[at], sequence.identities[at], parent);
+        sequence.sealed += 1;
+    }
+    sequence.published = sequence.published.max(sequence.sealed);
+}
+
+/// Whether the blocks below position `end` that others filled are still what they were hit for:
+/// a writer whose step failed has taken its labels back.
+pub(crate) fn is_vouched_for(pool: &Pool, sequence: &Sequence, end: usize) -> bool {
+    let taken = full_blocks(pool, sequence, end).min(sequence.own_from);
+    (sequence.sealed..taken).all(|at| pool.block(sequence.table[at]).label.is_some())
+}
+
+/// Takes the labels back from blocks that no successful step is known to have filled.
+pub(crate) fn revoke(pool: &mut Pool, sequence: &mut Sequence) {
+    for &id in sequence.table.as_slice().iter().skip(sequence.sealed) {
+        if !pool.block(id).is_sealed() {
+            pool.strip(id);
+        }
+    }
+    sequence.published = sequence.sealed;
+    sequence.planned = sequence.computed.max(sequence.taken(pool.block_size()));
+}
+
+fn full_blocks(pool: &Pool, sequence: &Sequence, end: usize) -> usize {
+    (end / pool.block_size())
+        .min(sequence.identities.len())
+        .min(sequence.table.len())
+}
+
+/// Makes sure that block `at` is labelled; false if this sequence cannot say what is in it.
+fn label(pool: &mut Pool, sequence: &Sequence, at: usize) -> bool {
+    let id = sequence.table[at];
+    if pool.block(id).label.is_some() {
+        return true;
+    }
+    if at < sequence.own_from {
+        return false;
+    }
+    let parent = match at.checked_sub(1) {
+        None => Parent::Root(Arc::clone(&sequence.extras)),
+        Some(before) => match pool.lineage(sequence.table[before]) {
+            Some(lineage) => Parent::After(lineage),
+            None => return false,
+        },
+    };
+    let tokens = sequence.block_tokens(at, pool.block_size());
+    pool.publish(id, sequence.identities[at], parent, tokens);
+    true
+}

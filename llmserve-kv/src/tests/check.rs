@@ -1,0 +1,115 @@
+//! What must be true of a manager at any time, computed the slow way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use llmserve_core::{BlockId, BlockTables, GroupId, KvManager, SequenceId};
+
+use crate::PagedKv;
+use crate::pool::Parent;
+use crate::sequence::Sequence;
+
+/// Everything a failed call must leave as it was.
+pub(crate) fn snapshot(kv: &PagedKv) -> String {
+    format!("{kv:?}")
+}
+
+/// Checks the pool against the tables of `open`, which must be all sequences there are.
+pub(crate) fn invariants(kv: &PagedKv, open: &[SequenceId], forked: bool) {
+    let pool = &kv.pool;
+    let block_size = pool.block_size();
+    let mut holders: BTreeMap<u32, Vec<(SequenceId, usize)>> = BTreeMap::new();
+    for &sequence in open {
+        for (at, block) in kv.table(sequence, GroupId::MAIN).iter().enumerate() {
+            holders.entry(block.0).or_default().push((sequence, at));
+        }
+    }
+    let (mut unused, mut cached_idle, mut idle) = (0, 0, 0);
+    for number in 0..pool.len() as u32 {
+        let block = pool.block(BlockId(number));
+        let held_by = holders.get(&number).map_or(&[][..], Vec::as_slice);
+        assert_eq!(block.refs as usize, held_by.len(), "references of {number}");
+        assert_eq!(pool.is_idle(BlockId(number)), held_by.is_empty());
+        if held_by.is_empty() {
+            idle += 1;
+            cached_idle += usize::from(block.label.is_some());
+            assert!(block.label.as_ref().is_none_or(|label| label.sealed));
+            continue;
+        }
+        let fill = held_by
+            .iter()
+            .map(|&(sequence, at)| kv.slots.get(sequence).expect("open").fill(at, block_size))
+            .max()
+            .unwrap_or(0);
+        let fill = if block.label.is_some() {
+            block_size
+        } else {
+            fill
+        };
+        // A holder of a shared block that let go may have been the one with most tokens in it.
+        assert!(block.fill as usize == fill || forked && block.fill as usize > fill);
+        unused += block_size - block.fill as usize;
+        // Several holders agree upon where in the sequence the block is and what is in it; slots
+        // that only one of them computed may differ.
+        let (first, at) = held_by[0];
+        for &(other, other_at) in held_by {
+            assert_eq!(at, other_at);
+            let (a, b) = (kv.slots.get(first), kv.slots.get(other));
+            let (a, b) = (a.expect("open"), b.expect("open"));
+            assert_eq!(a.extras, b.extras, "unrelated holders of {number}");
+            let computed = |s: &Sequence| s.computed.min(s.tokens.len());
+            let end = ((at + 1) * block_size).min(computed(a)).min(computed(b));
+            if end <= at * block_size {
+                continue; // one of them has nothing in it, and will not write to it while shared
+            }
+            assert_eq!(
+                a.tokens[..end],
+                b.tokens[..end],
+                "unrelated holders of {number}"
+            );
+        }
+    }
+    let stats = kv.stats();
+    assert_eq!(stats.held_blocks, holders.len());
+    assert_eq!(kv.available(), idle);
+    assert_eq!(stats.held_blocks + kv.available(), stats.total_blocks);
+    assert_eq!(stats.cached_idle_blocks, cached_idle);
+    assert_eq!(stats.unused_slots, unused);
+    assert!(stats.peak_held_blocks >= stats.held_blocks);
+    let order = pool.idle();
+    assert_eq!(order.len(), idle);
+    assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), idle);
+}
+
+/// The tokens `prefix` must find, by comparing content with every block there is.
+pub(crate) fn naive_prefix(kv: &PagedKv, sequence: SequenceId) -> usize {
+    let sequence = kv.slots.get(sequence).expect("open");
+    let block_size = kv.pool.block_size();
+    if !sequence.reuse || !sequence.table.is_empty() || !kv.prefix_caching() {
+        return 0;
+    }
+    let mut parent = Parent::Root(Arc::clone(&sequence.extras));
+    let most = sequence.tokens.len().saturating_sub(1) / block_size;
+    for at in 0..most {
+        let tokens = sequence.block_tokens(at, block_size);
+        let found = (0..kv.pool.len() as u32).find_map(|number| {
+            let label = kv.pool.block(BlockId(number)).label.as_ref()?;
+            (label.parent == parent && kv.pool.content(BlockId(number)) == tokens)
+                .then_some(label.lineage)
+        });
+        match found {
+            Some(lineage) => parent = Parent::After(lineage),
+            None => return at * block_size,
+        }
+    }
+    most * block_size
+}
+
+/// The identities of all sealed blocks.
+pub(crate) fn sealed_identities(kv: &PagedKv) -> BTreeSet<u128> {
+    (0..kv.pool.len() as u32)
+        .map(BlockId)
+        .filter(|&block| kv.pool.block(block).is_sealed())
+        .map(|block| kv.pool.identity(block).as_u128())
+        .collect()
+}
