@@ -1,0 +1,161 @@
+//! What makes two requests the same request.
+
+use std::hash::{Hash, Hasher};
+
+use llmserve_core::{Prompt, Request};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::canonical::Canonical;
+
+/// Changes whenever the encoding below does, so that old keys are never mistaken for new ones.
+const FORMAT: u8 = 1;
+
+/// Everything about a request that can change its answer.
+///
+/// The canonical bytes hold, in this order: the layer's namespace, tenant, model, prompt (its
+/// kind and content), every sampling parameter, `max_tokens`, `min_tokens`, `ignore_eos`,
+/// `stop_tokens`, `stop`, `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`. Left out are
+/// `id`, `priority` and `deadline`: they change when an answer comes, not what it is, and an
+/// answer that a deadline cut off is not stored.
+///
+/// Two keys are equal when all their bytes are. The hash, XXH3-128 of the bytes, is stable across
+/// processes and machines, and is not secret: whoever looks up by it alone must compare
+/// [`bytes`](Self::bytes) as well. They contain the prompt and must be kept as carefully.
+///
+/// ```
+/// use llmserve_cache::Key;
+/// use llmserve_core::Request;
+/// let key = |request: Request| Key::new("llama@2026-11", &request);
+///
+/// let base = key(Request::text("Hi").tenant("acme"));
+/// assert_eq!(base, key(Request::text("Hi").tenant("acme").id("7").priority(3)));
+/// assert_ne!(base, key(Request::text("Hi").tenant("other")));
+/// assert_ne!(base, key(Request::text("Hi").tenant("acme").max_tokens(9)));
+///
+/// // Chance: no key. Chance with a seed repeats itself.
+/// assert!(key(Request::text("Hi").temperature(0.8)).is_none());
+/// assert!(key(Request::text("Hi").temperature(0.8).seed(7)).is_some());
+/// ```
+#[derive(Clone)]
+pub struct Key {
+    hash: u128,
+    bytes: Box<[u8]>,
+}
+
+impl Key {
+    /// The key of `request`, or none if its answer may differ each time: it samples without a
+    /// seed, it carries logits processors, or its prompt is of a kind this crate does not know.
+    ///
+    /// `namespace` keeps apart what shares a store and answers differently: see
+    /// [`CacheLayerBuilder::namespace`](crate::CacheLayerBuilder::namespace).
+    pub fn new(namespace: &str, request: &Request) -> Option<Self> {
+        let sampling = &request.sampling;
+        if !(sampling.is_greedy() || sampling.seed.is_some()) || !request.processors.is_empty() {
+            return None;
+        }
+        let mut out = Canonical::default();
+        out.tag(FORMAT);
+        out.text(namespace);
+        out.option(request.tenant.as_deref(), Canonical::text);
+        out.option(request.model.as_deref(), Canonical::text);
+        write_prompt(&mut out, &request.prompt)?;
+
+        // Parameters that do nothing (a seed beside temperature 0, top-p 1) are kept as they are:
+        // to tell which do nothing would be to know how an engine samples.
+        out.f32(sampling.temperature);
+        out.f32(sampling.top_p);
+        out.option(sampling.top_k, Canonical::size);
+        out.f32(sampling.min_p);
+        out.f32(sampling.repetition_penalty);
+        out.f32(sampling.presence_penalty);
+        out.f32(sampling.frequency_penalty);
+        out.size(sampling.logit_bias.len());
+        for (token, bias) in &sampling.logit_bias {
+            out.u32(*token);
+            out.f32(*bias);
+        }
+        out.option(sampling.seed, Canonical::u64);
+
+        out.option(request.max_tokens, Canonical::size);
+        out.size(request.min_tokens);
+        out.flag(request.ignore_eos);
+        out.tokens(&request.stop_tokens);
+        out.size(request.stop.len());
+        for stop in &request.stop {
+            out.text(stop);
+        }
+        out.size(request.n);
+        out.option(request.logprobs, Canonical::size);
+        out.option(request.prompt_logprobs, Canonical::size);
+        out.flag(request.skip_special_tokens);
+
+        let bytes = out.into_bytes();
+        Some(Self {
+            hash: xxh3_128(&bytes),
+            bytes,
+        })
+    }
+
+    /// XXH3-128 of the canonical bytes.
+    pub fn hash128(&self) -> u128 {
+        self.hash
+    }
+
+    /// The canonical bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// A key with a hash that is not its own.
+    #[cfg(test)]
+    pub(crate) fn colliding(self, hash: u128) -> Self {
+        Self { hash, ..self }
+    }
+}
+
+fn write_prompt(out: &mut Canonical, prompt: &Prompt) -> Option<()> {
+    match prompt {
+        Prompt::Text(text) => {
+            out.tag(1);
+            out.text(text);
+        }
+        Prompt::Tokens(tokens) => {
+            out.tag(2);
+            out.tokens(tokens);
+        }
+        Prompt::Messages(messages) => {
+            out.tag(3);
+            out.size(messages.len());
+            for message in messages {
+                out.text(&message.role);
+                out.text(&message.content);
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.bytes == other.bytes
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(self.hash);
+    }
+}
+
+impl std::fmt::Debug for Key {
+    /// The hash only: prompts do not belong in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmserve_core::{LogitsContext, LogitsProcessor, Message, Sampling};
+
+use super::*;
+use crate::tests::Random;
+
+fn key(request: &Request) -> Key {
+    Key::new("", request).unwrap()
+}
+
+fn base() -> Request {
+    Request::text("prompt").seed(1)
+}
+
+type Change = (&'static str, fn(&mut Request));
+
+/// Every way to change the answer. A new field of a request belongs here and in [`Key::new`].
+const CHANGES: &[Change] = &[
+    ("tenant", |r| r.tenant = Some("t".into())),
+    ("empty tenant", |r| r.tenant = Some(String::new())),
+    ("model", |r| r.model = Some("t".into())),
+    ("empty model", |r| r.model = Some(String::new())),
+    ("text", |r| r.prompt = Prompt::Text("prompt ".into())),
+    ("no text", |r| r.prompt = Prompt::Text(String::new())),
+    ("tokens", |r| r.prompt = Prompt::Tokens(vec![1, 2])),
+    ("other tokens", |r| r.prompt = Prompt::Tokens(vec![2, 1])),
+    ("no tokens", |r| r.prompt = Prompt::Tokens(Vec::new())),
+    ("messages", |r| {
+        r.prompt = Prompt::Messages(vec![Message::user("prompt")]);
+    }),
+    ("role", |r| {
+        r.prompt = Prompt::Messages(vec![Message::system("prompt")]);
+    }),
+    ("shifted message", |r| {
+        r.prompt = Prompt::Messages(vec![Message::new("userp", "rompt")]);
+    }),
+    ("two messages", |r| {
+        r.prompt = Prompt::Messages(vec![Message::user("prompt"), Message::user("")]);
+    }),
+    ("no messages", |r| r.prompt = Prompt::Messages(Vec::new())),
+    ("temperature", |r| r.sampling.temperature = 0.5),
+    ("top_p", |r| r.sampling.top_p = 0.5),
+    ("top_k", |r| r.sampling.top_k = Some(5)),
+    ("top_k none", |r| r.sampling.top_k = Some(0)),
+    ("min_p", |r| r.sampling.min_p = 0.5),
+    ("repetition", |r| r.sampling.repetition_penalty = 0.5),
+    ("presence", |r| r.sampling.presence_penalty = 0.5),
+    ("frequency", |r| r.sampling.frequency_penalty = 0.5),
+    ("bias", |r| {
+        r.sampling.logit_bias.insert(5, 0.5);
+    }),
+    ("bias of another", |r| {
+        r.sampling.logit_bias.insert(6, 0.5);
+    }),
+    ("two biases", |r| {
+        r.sampling.logit_bias.extend([(5, 0.5), (6, 0.5)]);
+    }),
+    ("seed", |r| r.sampling.seed = Some(5)),
+    ("no seed", |r| r.sampling.seed = None),
+    ("max_tokens", |r| r.max_tokens = Some(5)),
+    ("max_tokens 0", |r| r.max_tokens = Some(0)),
+    ("min_tokens", |r| r.min_tokens = 5),
+    ("ignore_eos", |r| r.ignore_eos = true),
+    ("stop token", |r| r.stop_tokens = vec![5]),
+    ("stop tokens", |r| r.stop_tokens = vec![5, 0]),
+    ("stop", |r| r.stop = vec!["abc".into()]),
+    ("stops", |r| r.stop = vec!["ab".into(), "c".into()]),
+    ("shifted stops", |r| r.stop = vec!["a".into(), "bc".into()]),
+    ("empty stop", |r| r.stop = vec![String::new()]),
+    ("n", |r| r.n = 2),
+    ("logprobs", |r| r.logprobs = Some(0)),
+    ("more logprobs", |r| r.logprobs = Some(5)),
+    ("prompt logprobs", |r| r.prompt_logprobs = Some(0)),
+    ("more prompt logprobs", |r| r.prompt_logprobs = Some(5)),
+    ("special tokens", |r| r.skip_special_tokens = false),
+];
+
+#[test]
+fn every_field_that_changes_the_answer_changes_the_key() {
+    let mut seen = HashMap::from([(key(&base()), "nothing")]);
+    for (name, change) in CHANGES {
+        let mut request = base();
+        change(&mut request);
+        if let Some(other) = seen.insert(key(&request), name) {
+            panic!("{name} and {other} have the same key");
+        }
+    }
+    let namespaced = Key::new("n", &base()).unwrap();
+    assert!(seen.insert(namespaced, "namespace").is_none());
+}
+
+#[test]
+fn fields_that_only_change_when_do_not() {
+    let mut request = base().id("7").priority(-3);
+    request.deadline = Some(Duration::from_secs(1));
+    assert_eq!(key(&request), key(&base()));
+}
+
+#[test]
+fn sampling_has_no_field_this_key_does_not_know() {
+    // Destructuring cannot tell, as the struct may grow: its Debug output can.
+    let told = format!("{:?}", Sampling::default());
+    let fields = told.matches(": ").count();
+    assert_eq!(fields, 9, "a new parameter must enter the key: {told}");
+}
+
+#[test]
+fn strings_do_not_run_into_each_other() {
+    let a = base().tenant("ab").model("c");
+    let b = base().tenant("a").model("bc");
+    assert_ne!(key(&a), key(&b));
+    assert_ne!(key(&base().tenant("ab")), key(&base().model("ab")));
+    assert_ne!(
+        Key::new("a", &base().tenant("b")),
+        Key::new("ab", &base().tenant(""))
+    );
+    // A text that looks like an encoded list of tokens.
+    let forged: String = (0..8).map(|_| '\u{1}').collect();
+    assert_ne!(
+        key(&Request::text(forged)),
+        key(&Request::tokens([0x0101_0101, 0x0101_0101]))
+    );
+}
+
+#[test]
+fn only_deterministic_requests_have_a_key() {
+    struct Nop;
+    impl LogitsProcessor for Nop {
+        fn process(&self, _: &LogitsContext<'_>, _: &mut [f32]) {}
+    }
+    let has = |request: &Request| Key::new("", request).is_some();
+    assert!(has(&Request::text("")));
+    assert!(has(&Request::text("").temperature(1.0).seed(0)));
+    assert!(!has(&Request::text("").temperature(1.0)));
+    assert!(!has(&Request::text("").temperature(f32::NAN)));
+    assert!(!has(&Request::text("").processor(Arc::new(Nop))));
+    assert!(!has(&Request::text("").seed(1).processor(Arc::new(Nop))));
+}
+
+/// A request out of a small space, so that equal ones come up often.
+fn random_request(random: &mut Random) -> Request {
+    let text = |random: &mut Random| ["", "a", "b", "ab"][random.below(4)].to_owned();
+    let mut request = match random.below(3) {
+        0 => Request::text(text(random)),
+        1 => Request::tokens((0..random.below(3)).map(|i| i as u32).collect::<Vec<_>>()),
+        _ => Request::messages(
+            (0..random.below(3))
+                .map(|_| Message::new(text(random), text(random)))
+                .collect::<Vec<_>>(),
+        ),
+    }
+    .seed(random.below(2) as u64);
+    let mut maybe = |request: &mut Request, change: &dyn Fn(&mut Request, String)| {
+        if random.below(6) == 0 {
+            change(request, text(random));
+        }
+    };
+    maybe(&mut request, &|r, text| r.tenant = Some(text));
+    maybe(&mut request, &|r, text| r.model = Some(text));
+    maybe(&mut request, &|r, text| r.stop.push(text));
+    maybe(&mut request, &|r, text| r.stop.push(text));
+    maybe(&mut request, &|r, text| r.n = text.len());
+    maybe(&mut request, &|r, text| r.max_tokens = Some(text.len()));
+    maybe(&mut request, &|r, text| r.logprobs = Some(text.len()));
+    maybe(&mut request, &|r, text| r.sampling.top_k = Some(text.len()));
+    maybe(&mut request, &|r, _| r.ignore_eos = true);
+    request
+}
+
+#[test]
+fn bytes_are_equal_exactly_when_requests_are() {
+    let mut random = Random(11);
+    let mut equal = 0;
+    let mut bytes_of = HashMap::new();
+    for _ in 0..20_000 {
+        let r = random_request(&mut random);
+        // The naive key: everything, spelled out.
+        let spelled = format!(
+            "{:?}",
+            (
+                (&r.tenant, &r.model, &r.prompt, &r.sampling),
+                (&r.stop, r.n, r.max_tokens, r.logprobs, r.ignore_eos),
+            )
+        );
+        let bytes = key(&r).bytes().to_vec();
+        if let Some(before) = bytes_of.insert(spelled, bytes.clone()) {
+            equal += 1;
+            assert_eq!(before, bytes);
+        }
+    }
+    let distinct: std::collections::HashSet<_> = bytes_of.values().collect();
+    assert_eq!(distinct.len(), bytes_of.len());
+    assert!(equal > 1_000 && distinct.len() > 1_000);
+}
+
+#[test]
+fn hashes_are_stable_across_processes_and_machines() {
+    // A change here makes every stored answer unfindable: it must be deliberate, with FORMAT.
+    let request = Request::messages([Message::user("Hi")])
+        .tenant("t")
+        .model("m")
+        .temperature(0.5)
+        .seed(7)
+        .stop("\n");
+    let key = Key::new("n", &request).unwrap();
+    assert_eq!(key.hash128(), xxh3_128(key.bytes()));
+    assert_eq!(format!("{key:?}"), "21e76a71cec6566f341ca88ed5f39fc2");
+}
+
+#[test]
+fn debug_does_not_tell_the_prompt() {
+    assert!(!format!("{:?}", key(&Request::text("secret"))).contains("secret"));
+}

@@ -1,0 +1,75 @@
+//! Many threads, a store too small for all of them.
+
+use super::*;
+use crate::{CacheLayer, MemoryStore};
+
+#[test]
+fn every_answer_is_the_requests_own_and_every_count_adds_up() {
+    const THREADS: u64 = 8;
+    const REQUESTS: u64 = 500;
+    // Some prompts fail, some are cut off: neither may ever come back from the store.
+    let inner = Scripted::new(|request| {
+        let prompt = format!("{:?}", request.prompt);
+        match &request.prompt {
+            llmserve_core::Prompt::Tokens(ids) if ids[0] % 7 == 3 => {
+                vec![started(), Step::Yield, Step::Fail(Error::ShutDown)]
+            }
+            llmserve_core::Prompt::Tokens(ids) if ids[0] % 7 == 5 => vec![
+                started(),
+                token(0, &prompt),
+                finished(0, FinishReason::Deadline),
+            ],
+            _ => says(&prompt),
+        }
+    });
+    let max_bytes = 20_000;
+    let cached = CacheLayer::builder(inner.clone())
+        .store(MemoryStore::builder().max_bytes(max_bytes).build().unwrap())
+        .build();
+    let bypassed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for seat in 0..THREADS {
+            let (cached, bypassed) = (&cached, &bypassed);
+            scope.spawn(move || {
+                let mut random = Random(seat);
+                for _ in 0..REQUESTS {
+                    let prompt = random.below(40) as u32;
+                    let mut request = Request::tokens([prompt]);
+                    if random.below(10) == 0 {
+                        request = request.temperature(1.0);
+                        bypassed.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let expected = format!("{:?}", request.prompt);
+                    let mut stream = cached.generate(request);
+                    if random.below(5) == 0 {
+                        stream.next();
+                        continue;
+                    }
+                    match stream.wait() {
+                        Ok(answer) => {
+                            assert!(answer.text().starts_with(&expected));
+                            let cut_off = answer.choices[0].reason == Some(FinishReason::Deadline);
+                            assert_eq!(cut_off, prompt % 7 == 5);
+                        }
+                        Err(error) => {
+                            assert_eq!(error, Error::ShutDown);
+                            assert_eq!(prompt % 7, 3);
+                        }
+                    }
+                    assert!(cached.stats().store.bytes <= max_bytes);
+                }
+            });
+        }
+    });
+    let stats = cached.stats();
+    assert_eq!(
+        stats.hits + stats.misses + stats.bypassed,
+        THREADS * REQUESTS
+    );
+    assert_eq!(stats.bypassed as usize, bypassed.into_inner());
+    assert_eq!(stats.misses + stats.bypassed, inner.calls() as u64);
+    assert_eq!(stats.store_failures, 0);
+    assert!(stats.hits > 0 && stats.store.evictions > 0);
+    assert!(stats.stored >= stats.store.entries as u64 + stats.store.evictions);
+    assert_eq!(inner.live.load(Ordering::SeqCst), 0);
+}

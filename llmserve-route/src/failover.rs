@@ -1,0 +1,64 @@
+//! Which errors another replica might not have.
+
+use llmserve_core::Error;
+
+/// Whether `error` says something about the replica rather than about the request.
+///
+/// What is wrong with the request is wrong everywhere, so trying it elsewhere would only multiply
+/// it. An error this crate does not know counts as the request's, for the same reason.
+pub(crate) fn is_about_replica(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Overloaded { .. } | Error::ShutDown | Error::Model(_) | Error::Panicked { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llmserve_core::{ModelError, TokenizerError};
+
+    #[test]
+    fn only_what_another_replica_may_do_better() {
+        for error in [
+            Error::Overloaded {
+                waiting: 1,
+                limit: 1,
+                retry_after: None,
+            },
+            Error::ShutDown,
+            Error::Model(ModelError::Backend("gone".into())),
+            Error::Panicked {
+                part: "model",
+                message: "index".into(),
+            },
+        ] {
+            assert!(is_about_replica(&error), "{error}");
+        }
+        for error in [
+            Error::InvalidRequest {
+                field: "n",
+                reason: "0".into(),
+            },
+            Error::PromptTooLong {
+                tokens: 9,
+                limit: 8,
+                limited_by: "context".into(),
+            },
+            Error::Tokenizer(TokenizerError::NoTemplate),
+            Error::NonFiniteLogits {
+                position: 0,
+                token: 0,
+                value: "NaN".into(),
+            },
+            Error::NothingToSample { position: 0 },
+            Error::UnknownModel {
+                name: "a".into(),
+                known: "b".into(),
+            },
+            Error::Cancelled,
+        ] {
+            assert!(!is_about_replica(&error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Who is asked next, and when nobody is.
+
+use std::task::Waker;
+
+use llmserve_core::{ManualClock, ModelError};
+
+use super::*;
+use crate::Replica;
+
+fn pair(first: Arc<Scripted>, second: Arc<Scripted>) -> Router {
+    Router::builder()
+        .replica(Replica::new("first", first))
+        .replica(Replica::new("second", second))
+        .strategy(First)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn the_replicas_own_errors_go_to_the_next() {
+    let scripts = [
+        Script::Stream(fails(overloaded())),
+        Script::Stream(fails(Error::ShutDown)),
+        Script::Stream(fails(Error::Model(ModelError::Backend("gone".into())))),
+        Script::Stream(vec![Step::Panic]),
+        Script::PanicAtOnce,
+    ];
+    for script in scripts {
+        let told = format!("{script:?}");
+        let first = Scripted::new(move |_| script.clone());
+        let second = Scripted::always(says("second"));
+        let router = pair(first.clone(), second.clone());
+        let answer = router.generate(Request::text("")).wait();
+        assert_eq!(answer.unwrap().text(), "second", "{told}");
+        assert_eq!((first.calls(), second.calls()), (1, 1), "{told}");
+        let stats = router.stats();
+        assert_eq!((stats.replicas[0].failed, stats.replicas[1].failed), (1, 0));
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn the_requests_own_errors_end_it() {
+    for error in [
+        Error::InvalidRequest {
+            field: "n",
+            reason: "0".into(),
+        },
+        Error::PromptTooLong {
+            tokens: 9,
+            limit: 8,
+            limited_by: "context".into(),
+        },
+        Error::Cancelled,
+    ] {
+        let first = Scripted::always(fails(error.clone()));
+        let second = Scripted::always(says("second"));
+        let router = pair(first, second.clone());
+        assert_eq!(router.generate(Request::text("")).wait(), Err(error));
+        assert_eq!(second.calls(), 0);
+        assert_eq!(router.stats().replicas[0].failed, 0);
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn after_the_first_event_an_error_is_passed_on() {
+    for last in [Step::Fail(Error::ShutDown), Step::Panic] {
+        let first = Scripted::always(vec![started(), token("half"), last]);
+        let second = Scripted::always(says("second"));
+        let router = pair(first, second.clone());
+        let mut stream = router.generate(Request::text(""));
+        assert!(matches!(stream.next(), Some(Ok(Event::Started(_)))));
+        assert!(matches!(stream.next(), Some(Ok(Event::Token(_)))));
+        assert!(matches!(
+            stream.next(),
+            Some(Err(Error::ShutDown | Error::Panicked { .. }))
+        ));
+        assert!(stream.next().is_none());
+        assert_eq!(second.calls(), 0);
+        assert_eq!(router.stats().replicas[0].failed, 1);
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn nobody_is_asked_twice_and_the_last_error_is_told() {
+    for max_attempts in 1..=5 {
+        let errors = [
+            overloaded(),
+            Error::ShutDown,
+            Error::Model(ModelError::Backend("third".into())),
+        ];
+        let replicas = errors.clone().map(|error| Scripted::always(fails(error)));
+        let router = Router::builder()
+            .replicas(
+                (replicas.iter().enumerate())
+                    .map(|(i, r)| Replica::new(format!("r{i}"), r.clone()).model("m")),
+            )
+            .replica(Replica::new("other model", Scripted::always(says("no"))).model("other"))
+            .strategy(First)
+            .max_attempts(max_attempts)
+            .build()
+            .unwrap();
+        let asked = max_attempts.min(3);
+        let answer = router.generate(Request::text("").model("m")).wait();
+        assert_eq!(answer, Err(errors[asked - 1].clone()));
+        let calls: Vec<_> = replicas.iter().map(|r| r.calls()).collect();
+        assert_eq!(calls, [1, usize::from(asked > 1), usize::from(asked > 2)]);
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn failover_happens_in_the_stream() {
+    let second = Scripted::always(says("second"));
+    let router = pair(Scripted::always(fails(Error::ShutDown)), second.clone());
+    let mut stream = router.generate(Request::text(""));
+    assert_eq!(second.calls(), 0);
+    let mut cx = Context::from_waker(Waker::noop());
+    // The first replica is not ready yet; then it fails, and the second starts in the same poll.
+    assert!(Pin::new(&mut stream).poll_next(&mut cx).is_pending());
+    assert_eq!(second.calls(), 0);
+    let item = Pin::new(&mut stream).poll_next(&mut cx);
+    assert!(matches!(item, Poll::Ready(Some(Ok(Event::Started(_))))));
+    assert_eq!(second.calls(), 1);
+}
+
+#[test]
+fn a_strategy_sees_only_the_untried_and_may_give_up() {
+    /// Declines or panics when only one is left.
+    struct Picky {
+        panics: bool,
+    }
+    impl Strategy for Picky {
+        fn pick(&self, candidates: &[Candidate<'_>], _: &Request) -> Option<usize> {
+            assert!(!(self.panics && candidates.len() == 1), "on purpose");
+            // What failed is no longer counted.
+            assert!(candidates.iter().all(|c| c.outstanding == 0));
+            (candidates.len() > 1).then_some(candidates.len() - 1)
+        }
+    }
+    for panics in [false, true] {
+        let replicas: Vec<_> = (0..3)
+            .map(|_| Scripted::always(fails(overloaded())))
+            .collect();
+        let router = Router::builder()
+            .replicas(
+                (replicas.iter().enumerate())
+                    .map(|(i, r)| Replica::new(format!("r{i}"), r.clone())),
+            )
+            .strategy(Picky { panics })
+            .build()
+            .unwrap();
+        let error = router.generate(Request::text("")).wait().unwrap_err();
+        if panics {
+            assert!(matches!(
+                error,
+                Error::Panicked {
+                    part: "routing strategy",
+                    ..
+                }
+            ));
+        } else {
+            assert_eq!(error, overloaded());
+        }
+        let calls: Vec<_> = replicas.iter().map(|r| r.calls()).collect();
+        assert_eq!(calls, [0, 1, 1]);
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn deadline_and_timings_hold_from_the_call() {
+    let clock = Arc::new(ManualClock::default());
+    let first = {
+        let clock = clock.clone();
+        Scripted::new(move |_| {
+            clock.advance(Duration::from_millis(30));
+            Script::Stream(fails(Error::ShutDown))
+        })
+    };
+    let second = Scripted::always(says("second"));
+    let router = Router::builder()
+        .replica(Replica::new("first", first.clone()))
+        .replica(Replica::new("second", second.clone()))
+        .strategy(First)
+        .clock(clock)
+        .build()
+        .unwrap();
+    for (deadline, left) in [(None, None), (Some(100), Some(70)), (Some(20), Some(0))] {
+        let mut request = Request::text("");
+        request.deadline = deadline.map(Duration::from_millis);
+        let answer = router.generate(request.clone()).wait().unwrap();
+        let timings = answer.choices[0].timings;
+        assert_eq!(timings.queue, Duration::from_millis(31));
+        assert_eq!(timings.time_to_first_token, Duration::from_millis(32));
+        assert_eq!(timings.latency, Duration::from_millis(33));
+        let last = |r: &Scripted| r.seen.lock().last().unwrap().deadline;
+        assert_eq!(last(&first), request.deadline);
+        assert_eq!(last(&second), left.map(Duration::from_millis));
+    }
+}
+
+#[test]
+fn every_replica_gets_the_whole_request() {
+    let first = Scripted::always(fails(Error::ShutDown));
+    let second = Scripted::always(says("second"));
+    let router = pair(first.clone(), second.clone());
+    let request = Request::text("prompt")
+        .id("7")
+        .seed(3)
+        .n(2)
+        .stop("x")
+        .tenant("t");
+    router.generate(request.clone()).wait().unwrap();
+    for replica in [first, second] {
+        let seen = replica.seen.lock();
+        assert_eq!(seen[0].prompt, request.prompt);
+        assert_eq!(seen[0].sampling, request.sampling);
+        assert_eq!(format!("{:?}", seen[0]), format!("{request:?}"));
+        assert_eq!(
+            (&seen[0].tenant, &seen[0].stop),
+            (&request.tenant, &request.stop)
+        );
+    }
+}
+
+#[test]
+fn an_empty_stream_stays_empty() {
+    let second = Scripted::always(says("second"));
+    let router = pair(Scripted::always(Vec::new()), second.clone());
+    assert_eq!(router.generate(Request::text("")).count(), 0);
+    assert_eq!(second.calls(), 0);
+    assert_idle(&router);
+}
