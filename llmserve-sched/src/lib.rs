@@ -1,1 +1,60 @@
-//! Continuous batching: queues, token budget, chunked prefill, preemption.
+//! Continuous batching: who computes how many tokens in the next step.
+//!
+//! There is no prefill phase and no decode phase. A sequence has *known* tokens (its prompt and
+//! what it generated) and *computed* tokens (those whose keys and values are in the cache). Every
+//! step has one budget of tokens, and every row of a step closes some of a sequence's gap:
+//!
+//! ```text
+//!              known ─────────────────────────┐
+//!   a prompt   ▓▓▓▓▓▓▓▓░░░░░░░░░░░░░░░░░░░░░░░░   gap 24: a chunk as long as the budget allows
+//!   a decode   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓░   gap 1: one token, then a new one is sampled
+//!              └─────── computed
+//!
+//!   submit ──► waiting, by rank ──admit──► running, in a ring ──commit──► ended
+//!                    ▲                          │
+//!                    └──────── preempt ◄────────┘   out of KV blocks: the last in rank yields
+//!
+//!   plan:    1. every running sequence takes its gap from the budget;
+//!               an allocation that fails preempts another;
+//!            2. if nobody was preempted, waiting ones take what is left of the budget,
+//!               of the seats (`max_num_seqs`) and of the KV blocks.
+//!   commit:  seal ─► fork ─► append ─► end
+//! ```
+//!
+//! A step in which some rows decode and one is a chunk of a long prompt is the normal case: it is
+//! how decodes keep their pace while prompts are computed.
+//!
+//! [`ContinuousScheduler`] is deterministic. It reads no clock and draws no random number, so the
+//! same calls give the same plans, and a simulation drives the very code that serves.
+//!
+//! ```
+//! use llmserve_core::{Scheduler, StepPlan};
+//! use llmserve_sched::{ContinuousScheduler, Priority};
+//!
+//! let scheduler = ContinuousScheduler::builder()
+//!     .max_batched_tokens(512)
+//!     .max_num_seqs(64)
+//!     .policy(Priority)
+//!     .build()?;
+//! assert_eq!(scheduler.max_batched_tokens(), 512);
+//! assert_eq!(scheduler.counts().waiting, 0);
+//! # Ok::<(), llmserve_sched::BuildError>(())
+//! ```
+//!
+//! Scheduling per iteration is Orca's (Yu et al., OSDI 2022), chunked prefill beside decodes is
+//! Sarathi-Serve's (Agrawal et al., OSDI 2024), and the single token budget without phases,
+//! preemption by recomputation and the order of a plan are those of vLLM's V1 scheduler.
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod config;
+pub mod policy;
+mod scheduler;
+#[cfg(test)]
+mod testing;
+
+pub use builder::{BuildError, SchedulerBuilder};
+pub use config::SchedulerConfig;
+pub use policy::{Candidate, Fcfs, Policy, Priority, Rank};
+pub use scheduler::ContinuousScheduler;

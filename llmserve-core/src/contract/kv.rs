@@ -249,13 +249,15 @@ pub trait KvManager: BlockTables + Send {
     /// [`KvError::UnknownSequence`], [`KvError::AlreadyOpen`].
     fn fork(&mut self, parent: SequenceId, child: SequenceId) -> Result<(), KvError>;
 
-    /// Gives all blocks back, tail first, and keeps the sequence open (preemption).
+    /// Gives all blocks back, tail first, and keeps the sequence open (preemption). Blocks that
+    /// were published and never sealed lose their identity with their last holder.
     ///
     /// # Errors
     /// [`KvError::UnknownSequence`].
     fn release(&mut self, sequence: SequenceId) -> Result<(), KvError>;
 
-    /// Gives all blocks back and forgets the sequence. An unknown one is no error.
+    /// Gives all blocks back as [`release`](Self::release) does and forgets the sequence. An
+    /// unknown one is no error.
     fn close(&mut self, sequence: SequenceId);
 
     /// Forgets every cached block.

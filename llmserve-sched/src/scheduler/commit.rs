@@ -1,0 +1,108 @@
+//! Taking note of what a step did.
+
+use llmserve_core::{End, Fork, KvManager, SequenceId, StepOutcome};
+
+use super::ContinuousScheduler;
+
+impl ContinuousScheduler {
+    /// First: what was computed is computed for certain.
+    pub(super) fn seal_rows(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
+        self.in_flight.clear();
+        for row in &outcome.rows {
+            let sequence = self.table.get_mut(row.id);
+            // A row nobody planned: of a sequence that has ended, or of its slot's former owner.
+            let Some(sequence) = sequence.filter(|sequence| !sequence.flight.is_empty()) else {
+                self.in_flight.push(false);
+                continue;
+            };
+            sequence.flight.pop();
+            self.in_flight.push(true);
+            if !sequence.running {
+                // Preempted meanwhile: the row's blocks are gone, its token is not.
+                continue;
+            }
+            let computed = row.computed.min(sequence.computed);
+            sequence.sealed = computed;
+            if sequence.flight.is_empty() {
+                // A host may have computed less than was planned.
+                sequence.computed = computed;
+            }
+            let sealed = kv.seal(row.id, computed);
+            self.note(sealed);
+        }
+    }
+
+    /// Second: a choice of its own, which shares its parent's blocks as they are now.
+    pub(super) fn fork(&mut self, fork: &Fork, kv: &mut dyn KvManager) {
+        if !self.table.is_free(fork.child.slot()) {
+            return;
+        }
+        let Some(parent) = self.table.get_mut(fork.parent) else {
+            return;
+        };
+        if let Err(_error) = kv.fork(fork.parent, fork.child) {
+            self.kv_errors += 1;
+            return;
+        }
+        let mut child = parent.fork(fork.child, self.order, fork.max_new_tokens);
+        self.order += 1;
+        let running = parent.running;
+        if parent.seats > 1 {
+            parent.seats -= 1;
+            self.seats -= usize::from(running);
+        }
+        child.computed = parent.sealed;
+        child.sealed = parent.sealed;
+        let appended = kv.append(fork.child, &[fork.token]);
+        self.note(appended);
+        let slot = fork.child.slot();
+        if running && self.seats < self.config.max_num_seqs {
+            child.running = true;
+            self.seats += 1;
+            self.ring.push_back(slot);
+        } else {
+            // Its parent was preempted, or it was not announced: it waits like one preempted.
+            child.computed = 0;
+            child.sealed = 0;
+            let released = kv.release(fork.child);
+            self.note(released);
+            self.queue.insert(child.place());
+        }
+        self.table.insert(child);
+    }
+
+    /// Third: the new tokens. A sequence that has its first token has forked if it ever will, so
+    /// the seats it held for its choices are free.
+    pub(super) fn append_tokens(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
+        for (index, row) in outcome.rows.iter().enumerate() {
+            let tokens = outcome.tokens_of(row);
+            if tokens.is_empty() || !self.in_flight[index] {
+                continue;
+            }
+            let Some(sequence) = self.table.get_mut(row.id) else {
+                continue;
+            };
+            sequence.append(tokens.len());
+            let reserved = sequence.seats - 1;
+            sequence.seats = 1;
+            if sequence.running {
+                self.seats -= reserved;
+            }
+            let appended = kv.append(row.id, tokens);
+            self.note(appended);
+        }
+    }
+
+    /// Last: whoever has ended leaves, wherever it was.
+    pub(super) fn end(&mut self, id: SequenceId, end: End, kv: &mut dyn KvManager) {
+        if self.table.get(id).is_none() {
+            return;
+        }
+        self.forget(id.slot());
+        if end == End::Failed {
+            let revoked = kv.revoke(id);
+            self.note(revoked);
+        }
+        kv.close(id);
+    }
+}

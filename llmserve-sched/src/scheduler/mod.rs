@@ -1,0 +1,230 @@
+//! The scheduler: what it keeps, and its face to the engine.
+//!
+//! ```text
+//!  submit.rs    refuse, or rank and queue
+//!  running.rs   plan, first half: rows for those who run
+//!  admit.rs     plan, second half: rows for those who wait
+//!  preempt.rs   taking blocks away
+//!  commit.rs    seal, fork, append, end
+//! ```
+
+mod admit;
+mod commit;
+mod flight;
+mod preempt;
+mod queue;
+mod ring;
+mod running;
+mod sequence;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+use llmserve_core::{
+    KvManager, Refusal, SchedRequest, Scheduler, SchedulerCounts, StepOutcome, StepPlan, Time,
+};
+
+use crate::builder::SchedulerBuilder;
+use crate::config::SchedulerConfig;
+use crate::policy::{Candidate, Guarded, Policy};
+use queue::{Place, Queue};
+use ring::Ring;
+use sequence::{Sequence, Table};
+
+/// Continuous batching over one token budget. See the [crate's page](crate) for the idea and
+/// [`Scheduler`] for the contract.
+///
+/// A host other than the engine keeps three things in mind. A prompt and what it may generate
+/// must fit the KV cache together: submission refuses only a prompt that cannot produce a single
+/// token. A sequence that has its `max_new_tokens` gets no more rows and holds its blocks until
+/// the host ends it. Every planned row is committed, in plan order, or its sequence ended.
+///
+/// ```
+/// use llmserve_core::{RowOutcome, SchedRequest, Scheduler, SequenceId, StepOutcome, StepPlan};
+/// use llmserve_core::{End, IdentityRoot, KvManager, PrefixScope, Time};
+/// use llmserve_sched::ContinuousScheduler;
+/// # fn manager() -> Result<impl KvManager, Box<dyn std::error::Error>> {
+/// #     let root = IdentityRoot::new(1, "doc", 16);
+/// #     Ok(llmserve_kv::PagedKv::builder().blocks(8).block_size(16).root(root).build()?)
+/// # }
+///
+/// let mut kv = manager()?; // any KvManager: here 8 blocks of 16 tokens
+/// let mut scheduler = ContinuousScheduler::builder().max_batched_tokens(32).build()?;
+/// let id = SequenceId::new(0, 0);
+/// kv.open(id, &[7; 40], PrefixScope::default())?;
+/// scheduler.submit(SchedRequest::new(id, 40, 1), &kv)?;
+///
+/// let (mut plan, mut outcome) = (StepPlan::default(), StepOutcome::default());
+/// for expected in [(0, 32, false), (32, 8, true)] {
+///     scheduler.plan(&mut kv, Time::ZERO, &mut plan);
+///     let row = plan.rows[0];
+///     assert_eq!((row.start, row.len, row.samples), expected);
+///     outcome.clear();
+///     // A row that samples brings its token along.
+///     outcome.tokens.extend(row.samples.then_some(3));
+///     let (computed, new_tokens) = (row.start + row.len, outcome.tokens.len());
+///     outcome.rows.push(RowOutcome { id, computed, first_token: 0, new_tokens });
+///     if row.samples {
+///         outcome.ended.push((id, End::Done));
+///     }
+///     scheduler.commit(&outcome, &mut kv);
+/// }
+/// assert_eq!(scheduler.counts().running, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ContinuousScheduler {
+    config: SchedulerConfig,
+    policy: Guarded,
+    table: Table,
+    queue: Queue,
+    ring: Ring,
+    /// Seats taken by the running, reserved ones included.
+    seats: usize,
+    /// Submissions and forks so far.
+    order: u64,
+    /// Plans so far.
+    step: u64,
+    /// Where the walk over the running begins, if not with the first: with the one that the
+    /// budget of the plan before did not reach.
+    turn: Option<usize>,
+    /// [`turn`](Self::turn) of the next plan.
+    next_turn: Option<usize>,
+    /// Where the walk over the running goes on. Like the two above, it moves on when the sequence
+    /// it points to leaves the ring.
+    cursor: Option<usize>,
+    /// The head of the queue that found too few blocks, and how many there were. It is not looked
+    /// up again before there are more: a lookup costs as much as its prompt is long.
+    blocked: Option<(Place, usize)>,
+    preemptions: u64,
+    kv_errors: u64,
+    /// Scratch of a preemption.
+    candidates: Vec<Candidate>,
+    /// Scratch of a commit: which of its rows were in flight.
+    in_flight: Vec<bool>,
+}
+
+impl ContinuousScheduler {
+    /// A builder with the defaults of [`SchedulerConfig`] and the policy
+    /// [`Fcfs`](crate::Fcfs).
+    pub fn builder() -> SchedulerBuilder {
+        SchedulerBuilder::new()
+    }
+
+    pub(crate) fn new(config: SchedulerConfig, policy: Box<dyn Policy>) -> Self {
+        Self {
+            config,
+            policy: Guarded::new(policy),
+            table: Table::default(),
+            queue: Queue::default(),
+            ring: Ring::new(),
+            seats: 0,
+            order: 0,
+            step: 0,
+            turn: None,
+            next_turn: None,
+            cursor: None,
+            blocked: None,
+            preemptions: 0,
+            kv_errors: 0,
+            candidates: Vec::new(),
+            in_flight: Vec::new(),
+        }
+    }
+
+    /// The limits it was built with.
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
+    /// How often the policy panicked. A panic over a new request also refused it.
+    pub fn policy_panics(&self) -> u64 {
+        self.policy.panics()
+    }
+
+    /// How often the KV manager refused a call that its contract lets succeed. Anything but 0 is
+    /// a defect of the manager, or of a host that opened or closed sequences behind the
+    /// scheduler's back.
+    pub fn kv_errors(&self) -> u64 {
+        self.kv_errors
+    }
+
+    /// Takes a sequence off the ring, its seats with it.
+    fn leave_ring(&mut self, slot: usize, seats: usize) {
+        let next = self.ring.next(slot).filter(|next| *next != slot);
+        for at in [&mut self.turn, &mut self.next_turn, &mut self.cursor] {
+            if *at == Some(slot) {
+                *at = next;
+            }
+        }
+        self.ring.remove(slot);
+        self.seats -= seats;
+    }
+
+    /// Removes a sequence from wherever it is.
+    fn forget(&mut self, slot: usize) -> Option<Sequence> {
+        let sequence = self.table.remove(slot)?;
+        if sequence.running {
+            self.leave_ring(slot, sequence.seats);
+        } else {
+            self.queue.remove(&sequence.place());
+        }
+        self.blocked = None;
+        Some(sequence)
+    }
+
+    fn note<T, E>(&mut self, result: Result<T, E>) {
+        self.kv_errors += u64::from(result.is_err());
+    }
+}
+
+impl std::fmt::Debug for ContinuousScheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContinuousScheduler")
+            .field("config", &self.config)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scheduler for ContinuousScheduler {
+    fn max_batched_tokens(&self) -> usize {
+        self.config.max_batched_tokens
+    }
+
+    fn max_num_seqs(&self) -> usize {
+        self.config.max_num_seqs
+    }
+
+    fn submit(&mut self, request: SchedRequest, kv: &dyn KvManager) -> Result<(), Refusal> {
+        self.queue_up(request, kv.layout())
+    }
+
+    fn plan(&mut self, kv: &mut dyn KvManager, _now: Time, plan: &mut StepPlan) {
+        plan.clear();
+        self.step += 1;
+        let left = self.plan_running(kv, plan);
+        // Whoever was preempted in this step comes before any newcomer in the next.
+        if plan.preempted.is_empty() {
+            self.plan_waiting(kv, plan, left);
+        }
+    }
+
+    fn commit(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
+        self.seal_rows(outcome, kv);
+        for fork in &outcome.forks {
+            self.fork(fork, kv);
+        }
+        self.append_tokens(outcome, kv);
+        for (id, end) in &outcome.ended {
+            self.end(*id, *end, kv);
+        }
+    }
+
+    fn counts(&self) -> SchedulerCounts {
+        SchedulerCounts {
+            running: self.ring.len(),
+            waiting: self.queue.len(),
+            preemptions: self.preemptions,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The first half of a plan: rows for those who run.
+
+use llmserve_core::{KvError, KvManager, PlannedRow, StepPlan};
+
+use super::ContinuousScheduler;
+use super::sequence::Sequence;
+use crate::config::SchedulerConfig;
+
+/// What running sequences left of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    /// Tokens.
+    pub(super) budget: usize,
+    /// Blocks that prompts in the middle of their prefill have yet to take.
+    pub(super) owed: usize,
+}
+
+impl SchedulerConfig {
+    /// How much of a gap goes into a row when `budget` tokens are left; 0 if it must wait for a
+    /// step that has budget for more.
+    pub(super) fn row_len(&self, gap: usize, max_chunk: usize, budget: usize) -> usize {
+        let threshold = self.long_prefill_threshold.unwrap_or(usize::MAX);
+        let wanted = gap.min(threshold).min(max_chunk);
+        if wanted <= budget {
+            wanted
+        } else if self.chunked_prefill || wanted > self.max_batched_tokens {
+            budget
+        } else {
+            0
+        }
+    }
+}
+
+impl Sequence {
+    /// Adds a row of `len` tokens to the plan of step `step`.
+    pub(super) fn plan_row(&mut self, len: usize, step: u64, plan: &mut StepPlan) {
+        let samples = len == self.gap();
+        plan.rows.push(PlannedRow {
+            id: self.id,
+            start: self.computed,
+            len,
+            samples,
+        });
+        self.computed += len;
+        self.flight.push(samples);
+        self.planned = step;
+    }
+
+    /// Blocks it has yet to take for tokens that are known.
+    pub(super) fn owed(&self, block_size: usize) -> usize {
+        let blocks = |tokens: usize| tokens.div_ceil(block_size);
+        blocks(self.known).saturating_sub(blocks(self.computed))
+    }
+}
+
+impl ContinuousScheduler {
+    /// Every running sequence takes its gap from the budget, in admission order. When the budget
+    /// ends before the ring does, the next plan begins where this one stopped, so that each is
+    /// served within one round.
+    pub(super) fn plan_running(&mut self, kv: &mut dyn KvManager, plan: &mut StepPlan) -> Left {
+        let block_size = kv.layout().block_size.max(1);
+        let mut left = Left {
+            budget: self.config.max_batched_tokens,
+            owed: 0,
+        };
+        self.cursor = self.turn.take().or_else(|| self.ring.first());
+        while let Some(slot) = self.cursor {
+            let Some(sequence) = self.table.at_mut(slot) else {
+                break;
+            };
+            if sequence.visited == self.step {
+                break;
+            }
+            if left.budget == 0 {
+                self.next_turn.get_or_insert(slot);
+                break;
+            }
+            sequence.visited = self.step;
+            // Before the row: this one, and the next, may have to leave the ring for it.
+            self.cursor = self.ring.next(slot);
+            if sequence.is_ready() {
+                let (gap, max_chunk) = (sequence.gap(), sequence.max_chunk);
+                match self.config.row_len(gap, max_chunk, left.budget) {
+                    0 => _ = self.next_turn.get_or_insert(slot),
+                    len => self.run_row(slot, len, kv, plan, &mut left.budget),
+                }
+            }
+            if let Some(sequence) = self.table.at(slot).filter(|sequence| sequence.running) {
+                left.owed += sequence.owed(block_size);
+            }
+        }
+        self.turn = self.next_turn.take();
+        left
+    }
+
+    /// Gives a running sequence a row, taking blocks from others if there are none left. It may
+    /// have to give up its own: then it does not run any more.
+    fn run_row(
+        &mut self,
+        slot: usize,
+        len: usize,
+        kv: &mut dyn KvManager,
+        plan: &mut StepPlan,
+        budget: &mut usize,
+    ) {
+        while let Some(sequence) = self.table.at_mut(slot).filter(|sequence| sequence.running) {
+            match kv.allocate(sequence.id, sequence.computed + len) {
+                Ok(_) => {
+                    sequence.plan_row(len, self.step, plan);
+                    *budget -= len;
+                    return;
+                }
+                Err(KvError::OutOfBlocks(_)) => {
+                    let victim = self.victim().unwrap_or(slot);
+                    self.preempt(victim, kv, plan, budget);
+                }
+                Err(_) => {
+                    // Closed behind our back: it has ended, and must not stop the others.
+                    self.kv_errors += 1;
+                    self.forget(slot);
+                }
+            }
+        }
+    }
+}

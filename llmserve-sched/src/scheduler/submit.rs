@@ -1,0 +1,48 @@
+//! Refusing a request, or ranking and queueing it.
+
+use llmserve_core::{KvLayout, Refusal, SchedRequest};
+
+use super::ContinuousScheduler;
+use super::sequence::Sequence;
+
+impl ContinuousScheduler {
+    /// Everything that can refuse comes first; nothing has changed then.
+    pub(super) fn queue_up(
+        &mut self,
+        request: SchedRequest,
+        layout: &KvLayout,
+    ) -> Result<(), Refusal> {
+        let config = &self.config;
+        if !self.table.is_free(request.id.slot()) {
+            return Err(Refusal::Duplicate(request.id));
+        }
+        let needed = layout.blocks_for(request.tokens.saturating_add(1));
+        let total = layout.blocks.iter().min().copied().unwrap_or(0);
+        if needed > total {
+            return Err(Refusal::NeverFits { needed, total });
+        }
+        if !config.chunked_prefill && request.tokens > config.max_batched_tokens {
+            return Err(Refusal::ExceedsBudget {
+                tokens: request.tokens,
+                budget: config.max_batched_tokens,
+            });
+        }
+        if request.choices > config.max_num_seqs {
+            return Err(Refusal::TooManyChoices {
+                choices: request.choices,
+                max: config.max_num_seqs,
+            });
+        }
+        let waiting = self.queue.len();
+        if let Some(limit) = config.max_queue.filter(|limit| waiting >= *limit) {
+            return Err(Refusal::QueueFull { waiting, limit });
+        }
+        let ranked = self.policy.rank(&request);
+        let rank = ranked.map_err(|message| Refusal::PolicyPanicked { message })?;
+        let sequence = Sequence::new(request, rank, self.order);
+        self.order += 1;
+        self.queue.insert(sequence.place());
+        self.table.insert(sequence);
+        Ok(())
+    }
+}
