@@ -1,0 +1,208 @@
+//! From a checkpoint to packed weights.
+
+use std::sync::Arc;
+
+use llmserve_core::{KvGroupSpec, ModelInfo};
+
+use super::fingerprint::fingerprint;
+use super::{CpuModel, CpuOptions, DType, Layer};
+use crate::config::DecoderConfig;
+use crate::error::LoadError;
+use crate::kernels::Kernels;
+use crate::kernels::packed::{Arrangement, Linear, Packed, check_finite, finite_vector};
+use crate::kernels::rope::frequencies;
+use crate::pages::{Pages, layout_name};
+use crate::threads::{ThreadTeam, physical_cores};
+use crate::weights::Weights;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+impl CpuModel {
+    /// Packs the weights that `config` describes. The embedding's rows stay in the mapped file, so
+    /// the model keeps `weights`.
+    ///
+    /// # Errors
+    /// [`LoadError::Kernel`] for kernels that this CPU lacks, [`LoadError::InvalidOption`] and
+    /// [`LoadError::Threads`] for other options that cannot be honoured; [`LoadError::Config`] for
+    /// a configuration that contradicts itself; [`LoadError::MissingTensor`],
+    /// [`LoadError::WrongShape`], [`LoadError::UnsupportedDType`] and [`LoadError::NonFinite`] for
+    /// weights that are not those of the configuration or are damaged; [`LoadError::Unsupported`]
+    /// for a bias that the configuration does not know.
+    pub fn build(
+        config: &DecoderConfig,
+        weights: Arc<Weights>,
+        options: &CpuOptions,
+    ) -> Result<Self, LoadError> {
+        config.validate()?;
+        let level = options.kernels.unwrap_or_else(Kernels::detect).level()?;
+        let threads = options.threads.unwrap_or_else(physical_cores);
+        if threads == 0 {
+            return Err(LoadError::InvalidOption {
+                option: "threads",
+                reason: "0, expected at least 1".to_owned(),
+            });
+        }
+        let mut team = ThreadTeam::new(threads).map_err(|error| LoadError::Threads {
+            reason: error.to_string(),
+        })?;
+        let mut loader = Loader {
+            weights: &weights,
+            team: &mut team,
+            dtype: options.dtype,
+            used: Vec::new(),
+        };
+
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = config.num_heads * config.head_dim;
+        let keys = config.num_kv_heads * config.head_dim;
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for index in 0..config.num_layers {
+            let name = |part: &str| format!("model.layers.{index}.{part}");
+            let attention = name("self_attn");
+            let mlp = name("mlp");
+            let bias = config.attention_bias;
+            layers.push(Layer {
+                attention_norm: loader.vector(&name("input_layernorm.weight"), hidden)?,
+                qkv: loader.linear(
+                    hidden,
+                    &[
+                        (format!("{attention}.q_proj"), queries, bias),
+                        (format!("{attention}.k_proj"), keys, bias),
+                        (format!("{attention}.v_proj"), keys, bias),
+                    ],
+                    Arrangement::Concatenated,
+                )?,
+                output: loader.linear(
+                    queries,
+                    &[(format!("{attention}.o_proj"), hidden, config.output_bias)],
+                    Arrangement::Concatenated,
+                )?,
+                mlp_norm: loader.vector(&name("post_attention_layernorm.weight"), hidden)?,
+                gate_up: loader.linear(
+                    hidden,
+                    &[
+                        (format!("{mlp}.gate_proj"), inner, config.mlp_bias),
+                        (format!("{mlp}.up_proj"), inner, config.mlp_bias),
+                    ],
+                    Arrangement::Paired,
+                )?,
+                down: loader.linear(
+                    inner,
+                    &[(format!("{mlp}.down_proj"), hidden, config.mlp_bias)],
+                    Arrangement::Concatenated,
+                )?,
+            });
+        }
+        let final_norm = loader.vector("model.norm.weight", hidden)?;
+        let head = loader.head(config)?;
+        let used = loader.used;
+        let embedding = weights
+            .handle(EMBEDDING)
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: EMBEDDING.to_owned(),
+            })?;
+
+        let group = KvGroupSpec::full(
+            config.num_layers * 2 * keys * options.dtype.size(),
+            layout_name(options.dtype),
+        );
+        let name = options.name.clone();
+        let mut info = ModelInfo::new(
+            name.unwrap_or_else(|| config.architecture.clone()),
+            config.vocab_size,
+            config.max_position,
+            group,
+        );
+        info.eos.clone_from(&config.eos);
+        info.fingerprint = fingerprint(config, &weights, used, &mut team)?;
+        info.backend = format!(
+            "cpu {} {} {threads} thread{}",
+            options.dtype,
+            level.kernels(),
+            if threads == 1 { "" } else { "s" }
+        );
+        Ok(Self {
+            info,
+            config: config.clone(),
+            dtype: options.dtype,
+            level,
+            team,
+            weights,
+            embedding,
+            layers,
+            final_norm,
+            head,
+            frequencies: frequencies(&config.rope, config.head_dim),
+            prepared: None,
+            no_pages: Pages::none(),
+        })
+    }
+}
+
+struct Loader<'a> {
+    weights: &'a Weights,
+    team: &'a mut ThreadTeam,
+    dtype: DType,
+    /// The tensors that the model is made of.
+    used: Vec<String>,
+}
+
+impl Loader<'_> {
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let view = self.weights.tensor(name, &[len])?;
+        self.used.push(name.to_owned());
+        finite_vector(&view)
+    }
+
+    /// Packs layers `(name, outputs, whether there is a bias)` that have the same input.
+    fn linear(
+        &mut self,
+        inputs: usize,
+        layers: &[(String, usize, bool)],
+        arrangement: Arrangement,
+    ) -> Result<Packed, LoadError> {
+        let mut views = Vec::with_capacity(layers.len());
+        for (name, outputs, with_bias) in layers {
+            let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+            if !with_bias && self.weights.contains(&bias) {
+                return Err(LoadError::unsupported(
+                    bias,
+                    "the checkpoint has this bias, and config.json says there is none",
+                ));
+            }
+            views.push(Linear {
+                weight: self.weights.tensor(&weight, &[*outputs, inputs])?,
+                bias: match with_bias {
+                    true => Some(self.weights.tensor(&bias, &[*outputs])?),
+                    false => None,
+                },
+            });
+            self.used.push(weight);
+            self.used.extend(with_bias.then_some(bias));
+        }
+        Packed::new(self.team, self.dtype, inputs, &views, arrangement)
+    }
+
+    /// The output head, and a check of the embedding, which stays where it is.
+    fn head(&mut self, config: &DecoderConfig) -> Result<Packed, LoadError> {
+        let shape = [config.vocab_size, config.hidden_size];
+        let embedding = self.weights.tensor(EMBEDDING, &shape)?;
+        check_finite(self.team, &embedding)?;
+        self.used.push(EMBEDDING.to_owned());
+        let weight = if config.tie_embeddings {
+            embedding
+        } else {
+            self.used.push(HEAD.to_owned());
+            self.weights.tensor(HEAD, &shape)?
+        };
+        let head = Linear { weight, bias: None };
+        Packed::new(
+            self.team,
+            self.dtype,
+            config.hidden_size,
+            &[head],
+            Arrangement::Concatenated,
+        )
+    }
+}

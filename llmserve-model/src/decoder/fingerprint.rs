@@ -1,0 +1,121 @@
+//! 128 bits that differ when the weights, or what is computed with them, do.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use crate::config::{Activation, DecoderConfig, RopeScaling};
+use crate::error::LoadError;
+use crate::threads::ThreadTeam;
+use crate::weights::{FileDType, Weights};
+
+/// XXH3-128 over the configuration and, in the order of their names, over every used tensor's name,
+/// format, shape and bytes. Tensors are hashed by themselves, in parallel.
+pub(super) fn fingerprint(
+    config: &DecoderConfig,
+    weights: &Weights,
+    mut used: Vec<String>,
+    team: &mut ThreadTeam,
+) -> Result<u128, LoadError> {
+    used.sort_unstable();
+    used.dedup();
+    let views = used
+        .iter()
+        .map(|name| weights.view(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    // Halves, since there is no atomic of 128 bits.
+    let hashes: Vec<[AtomicU64; 2]> = views.iter().map(|_| Default::default()).collect();
+    team.run(views.len(), |index, _| {
+        let hash = xxh3_128(views[index].bytes);
+        hashes[index][0].store(hash as u64, Ordering::Relaxed);
+        hashes[index][1].store((hash >> 64) as u64, Ordering::Relaxed);
+    })
+    .map_err(|panic| LoadError::Threads {
+        reason: panic.to_string(),
+    })?;
+
+    let mut all = Xxh3::new();
+    hash_config(&mut all, config);
+    for (view, hash) in views.iter().zip(&hashes) {
+        text(&mut all, &view.name);
+        number(
+            &mut all,
+            match view.dtype {
+                FileDType::F32 => 0,
+                FileDType::F16 => 1,
+                FileDType::BF16 => 2,
+            },
+        );
+        number(&mut all, view.shape.len() as u64);
+        for &size in &view.shape {
+            number(&mut all, size as u64);
+        }
+        for half in hash {
+            number(&mut all, half.load(Ordering::Relaxed));
+        }
+    }
+    Ok(all.digest128())
+}
+
+/// Everything that changes a key or a value; not, say, which tokens end an answer.
+fn hash_config(all: &mut Xxh3, config: &DecoderConfig) {
+    text(all, &config.architecture);
+    for size in [
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_layers,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        config.vocab_size,
+    ] {
+        number(all, size as u64);
+    }
+    for flag in [
+        config.tie_embeddings,
+        config.attention_bias,
+        config.output_bias,
+        config.mlp_bias,
+    ] {
+        number(all, u64::from(flag));
+    }
+    number(
+        all,
+        match config.activation {
+            Activation::Silu => 0,
+            Activation::Gelu => 1,
+            Activation::GeluTanh => 2,
+        },
+    );
+    number(all, u64::from(config.norm_eps.to_bits()));
+    number(all, config.rope.theta.to_bits());
+    match config.rope.scaling {
+        RopeScaling::None => number(all, 0),
+        RopeScaling::Linear { factor } => {
+            number(all, 1);
+            number(all, factor.to_bits());
+        }
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position,
+        } => {
+            number(all, 2);
+            for factor in [factor, low_freq_factor, high_freq_factor] {
+                number(all, factor.to_bits());
+            }
+            number(all, original_max_position as u64);
+        }
+    }
+}
+
+fn number(all: &mut Xxh3, number: u64) {
+    all.update(&number.to_le_bytes());
+}
+
+/// With its length in front, so that no two lists of texts look the same.
+fn text(all: &mut Xxh3, text: &str) {
+    number(all, text.len() as u64);
+    all.update(text.as_bytes());
+}

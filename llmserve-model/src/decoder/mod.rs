@@ -1,0 +1,185 @@
+//! The decoder on the CPU: a Llama-family forward pass over one ragged batch and one paged cache.
+//!
+//! ```text
+//!  tokens ─ embedding rows, straight from the file ─► x          (residual stream, f32)
+//!  each layer:   x ─ norm ─► q k v ─ rotate ─► pages ─ attention ─ output ─┐
+//!                └───────────────────────────── + ◄───────────────────────┘
+//!                x ─ norm ─► gate, up ─ activation(gate)·up ─ down ─┐
+//!                └─────────────── + ◄──────────────────────────────┘
+//!  rows that want logits ─ norm ─ head ─► logits
+//! ```
+//!
+//! Each arrow is one job of the model's own [`ThreadTeam`](crate::ThreadTeam); between two of them
+//! lies a barrier, so all keys and values of a layer are in their pages before any is read.
+//! Activations are `f32` throughout; [`DType`] says how weights and pages are stored.
+
+mod batch;
+mod build;
+mod fingerprint;
+mod logits;
+mod options;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use llmserve_core::{Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, StepLimits};
+
+use crate::config::DecoderConfig;
+use crate::kernels::Level;
+use crate::kernels::packed::Packed;
+use crate::kernels::rope::RopeTable;
+use crate::pages::{PageShape, Pages};
+use crate::threads::ThreadTeam;
+use crate::weights::{TensorHandle, Weights};
+use batch::Plan;
+use logits::LogitsPool;
+use step::Buffers;
+
+pub use options::{CpuOptions, DType};
+
+/// A decoder that computes on the CPU.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use llmserve_core::{
+///     Batch, BatchRow, BlockId, BlockTables, GroupId, KvLayout, LogitsWanted, Model, SequenceId,
+///     StepLimits,
+/// };
+/// use llmserve_model::{CpuModel, CpuOptions, DecoderConfig, Weights};
+///
+/// /// One sequence that owns the first two blocks.
+/// struct Tables;
+/// impl BlockTables for Tables {
+///     fn table(&self, _: SequenceId, _: GroupId) -> &[BlockId] {
+///         &[BlockId(0), BlockId(1)]
+///     }
+/// }
+///
+/// # let dir = std::path::Path::new("tests/goldens/llama");
+/// let config = DecoderConfig::from_dir(dir)?;
+/// let weights = Arc::new(Weights::open(dir)?);
+/// let mut model = CpuModel::build(&config, weights, &CpuOptions::default())?;
+/// model.prepare(&KvLayout { block_size: 16, blocks: vec![4] }, StepLimits { tokens: 8, rows: 1 })?;
+///
+/// let row = BatchRow {
+///     sequence: SequenceId::new(0, 0),
+///     start: 0,
+///     offset: 0,
+///     len: 3,
+///     logits: LogitsWanted::Last,
+/// };
+/// let batch = Batch { tokens: &[5, 6, 7], rows: &[row], tables: &Tables };
+/// let mut logits = model.submit(&batch)?;
+/// assert_eq!(logits.row(0)?.len(), config.vocab_size);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct CpuModel {
+    info: ModelInfo,
+    config: DecoderConfig,
+    dtype: DType,
+    level: Level,
+    team: ThreadTeam,
+    weights: Arc<Weights>,
+    embedding: TensorHandle,
+    layers: Vec<Layer>,
+    final_norm: Vec<f32>,
+    head: Packed,
+    frequencies: Vec<f32>,
+    prepared: Option<Prepared>,
+    /// Stands in for the pages before there are any.
+    no_pages: Pages,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Vec<f32>,
+    qkv: Packed,
+    output: Packed,
+    mlp_norm: Vec<f32>,
+    gate_up: Packed,
+    down: Packed,
+}
+
+/// What exists once the layout and the limits are known.
+#[derive(Debug)]
+struct Prepared {
+    limits: StepLimits,
+    pages: Pages,
+    rope: RopeTable,
+    buffers: Buffers,
+    plan: Plan,
+    pool: Arc<LogitsPool>,
+}
+
+impl CpuModel {
+    /// What the model computes.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+}
+
+impl Model for CpuModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn prepare(&mut self, layout: &KvLayout, limits: StepLimits) -> Result<(), ModelError> {
+        // The old pages go first, should there be any: two sets may not fit.
+        self.prepared = None;
+        let &[blocks] = layout.blocks.as_slice() else {
+            return Err(ModelError::Prepare(format!(
+                "the layout has {} KV groups, the model has 1",
+                layout.blocks.len()
+            )));
+        };
+        let capacity = blocks.checked_mul(layout.block_size);
+        let capacity = match capacity {
+            Some(capacity) if capacity > 0 && u32::try_from(capacity).is_ok() => capacity,
+            _ => {
+                return Err(ModelError::Prepare(format!(
+                    "{blocks} blocks of {} tokens: expected at least one and fewer than 2^32 tokens",
+                    layout.block_size
+                )));
+            }
+        };
+        if limits.tokens == 0 || limits.rows == 0 {
+            return Err(ModelError::Prepare(format!(
+                "limits of {} tokens and {} rows: a step needs at least one of each",
+                limits.tokens, limits.rows
+            )));
+        }
+        let config = &self.config;
+        let shape = PageShape {
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            block_size: layout.block_size,
+            blocks,
+        };
+        self.prepared = Some(Prepared {
+            limits,
+            pages: Pages::new(shape, config.num_layers, self.dtype)?,
+            // No sequence is longer than all blocks together.
+            rope: RopeTable::new(&self.frequencies, config.max_position.min(capacity)),
+            buffers: Buffers::new(config, limits, self.team.threads())?,
+            plan: Plan::new(config, limits),
+            pool: LogitsPool::new(config.vocab_size, limits.rows)?,
+        });
+        Ok(())
+    }
+
+    fn submit(&mut self, batch: &Batch<'_>) -> Result<Box<dyn Logits>, ModelError> {
+        self.step(batch)
+    }
+
+    fn pages(&mut self) -> &mut dyn PageStore {
+        match &mut self.prepared {
+            Some(prepared) => &mut prepared.pages,
+            None => &mut self.no_pages,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! One step: from a batch to logits.
+
+use llmserve_core::{Batch, BlockId, Logits, ModelError, StepLimits};
+
+use super::batch::Plan;
+use super::{CpuModel, Layer, Prepared};
+use crate::config::DecoderConfig;
+use crate::kernels::Level;
+use crate::kernels::attention::{Context, KvNumber, Projections, attend, scratch_len, write_kv};
+use crate::kernels::buffer::Buffer;
+use crate::kernels::embed::embed;
+use crate::kernels::gemm::{Output, gemm};
+use crate::kernels::norm::{RmsNorm, rms_norm};
+use crate::kernels::packed::Packed;
+use crate::kernels::rope::RopeTable;
+use crate::kernels::tiling::Tiling;
+use crate::pages::{Layers, PageShape};
+use crate::threads::{TaskPanicked, ThreadTeam};
+use crate::weights::FileDType;
+
+/// A step's intermediate results, sized for the largest batch.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    /// The residual stream, row-major.
+    x: Buffer<f32>,
+    /// Normalised rows, interleaved.
+    normed: Buffer<f32>,
+    /// Queries, keys and values, row-major.
+    qkv: Buffer<f32>,
+    /// What attention gives, interleaved.
+    mixed: Buffer<f32>,
+    /// What the gated unit gives, interleaved.
+    gated: Buffer<f32>,
+    /// Of each thread.
+    scratch: Buffer<f32>,
+}
+
+impl Buffers {
+    pub(super) fn new(
+        config: &DecoderConfig,
+        limits: StepLimits,
+        threads: usize,
+    ) -> Result<Self, ModelError> {
+        let make = |rows: usize, width: usize| {
+            rows.checked_mul(width)
+                .and_then(Buffer::try_zeroed)
+                .ok_or_else(|| {
+                    ModelError::Prepare(format!(
+                        "no memory for steps of {} tokens: lower the limit",
+                        limits.tokens
+                    ))
+                })
+        };
+        let heads = config.num_heads + 2 * config.num_kv_heads;
+        Ok(Self {
+            x: make(limits.tokens, config.hidden_size)?,
+            normed: make(limits.tokens, config.hidden_size)?,
+            qkv: make(limits.tokens, heads * config.head_dim)?,
+            mixed: make(limits.tokens, config.num_heads * config.head_dim)?,
+            gated: make(limits.tokens, config.intermediate_size)?,
+            scratch: make(threads, scratch_len(config.head_dim))?,
+        })
+    }
+}
+
+/// What the layers of one step share.
+struct Step<'a> {
+    config: &'a DecoderConfig,
+    level: Level,
+    team: &'a mut ThreadTeam,
+    plan: &'a Plan,
+    tables: &'a [&'a [BlockId]],
+    rope: &'a RopeTable,
+    shape: PageShape,
+    buffers: &'a mut Buffers,
+    tiling: Tiling,
+}
+
+fn panicked(panic: TaskPanicked) -> ModelError {
+    ModelError::Backend(panic.to_string())
+}
+
+impl CpuModel {
+    pub(super) fn step(&mut self, batch: &Batch<'_>) -> Result<Box<dyn Logits>, ModelError> {
+        let Some(prepared) = &mut self.prepared else {
+            return Err(ModelError::InvalidBatch(
+                "the model has no pages yet: call `prepare` first".to_owned(),
+            ));
+        };
+        let Prepared {
+            limits,
+            pages,
+            rope,
+            buffers,
+            plan,
+            pool,
+        } = prepared;
+        let shape = pages.shape();
+        let vocab = self.config.vocab_size;
+        let tables = plan.fill(batch, vocab, rope.positions(), shape, *limits)?;
+        let mut logits = pool.take(plan.wanted.len())?;
+        let mut step = Step {
+            config: &self.config,
+            level: self.level,
+            team: &mut self.team,
+            plan,
+            tables: &tables,
+            rope,
+            shape,
+            buffers,
+            tiling: Tiling::new(plan.ids.len(), self.level.tile_rows()),
+        };
+        let embedding = self.weights.bytes(&self.embedding);
+        let result = step
+            .embed(embedding, self.embedding.dtype)
+            .and_then(|()| match &mut pages.layers {
+                Layers::F32(pages) => step.layers(&self.layers, pages),
+                Layers::Bf16(pages) => step.layers(&self.layers, pages),
+            })
+            .and_then(|()| step.head(&self.final_norm, &self.head, logits.all()));
+        plan.recycle(tables);
+        result.map_err(panicked)?;
+        Ok(Box::new(logits))
+    }
+}
+
+impl Step<'_> {
+    /// The embedding's rows of all tokens.
+    fn embed(&mut self, embedding: &[u8], dtype: FileDType) -> Result<(), TaskPanicked> {
+        let hidden = self.config.hidden_size;
+        let (ids, x) = (&self.plan.ids, &mut self.buffers.x);
+        embed(self.team, embedding, dtype, ids, hidden, x)
+    }
+
+    fn layers<E: KvNumber>(
+        &mut self,
+        layers: &[Layer],
+        pages: &mut [Buffer<E>],
+    ) -> Result<(), TaskPanicked> {
+        for (index, (layer, pages)) in layers.iter().zip(pages).enumerate() {
+            self.keys_and_values(layer, pages)?;
+            // In the middle of a prompt the last layer's keys and values are all that is needed.
+            if index + 1 == layers.len() && self.plan.wanted.is_empty() {
+                break;
+            }
+            self.attention(layer, pages)?;
+            self.feed_forward(layer)?;
+        }
+        Ok(())
+    }
+
+    /// Projects all tokens and writes their keys and values.
+    fn keys_and_values<E: KvNumber>(
+        &mut self,
+        layer: &Layer,
+        pages: &mut [E],
+    ) -> Result<(), TaskPanicked> {
+        self.norm(&layer.attention_norm)?;
+        let stride = layer.qkv.columns;
+        gemm(
+            self.team,
+            self.level,
+            &self.buffers.normed,
+            self.tiling,
+            &layer.qkv,
+            Output::Store {
+                out: &mut self.buffers.qkv,
+                stride,
+            },
+        )?;
+        let projections = Projections {
+            data: &self.buffers.qkv,
+            heads: self.config.num_heads,
+            shape: self.shape,
+        };
+        write_kv(self.team, projections, &self.plan.slots, self.rope, pages)
+    }
+
+    fn attention<E: KvNumber>(&mut self, layer: &Layer, pages: &[E]) -> Result<(), TaskPanicked> {
+        let projections = Projections {
+            data: &self.buffers.qkv,
+            heads: self.config.num_heads,
+            shape: self.shape,
+        };
+        attend(
+            self.team,
+            self.level,
+            projections,
+            &Context {
+                spans: &self.plan.spans,
+                tables: self.tables,
+                rope: self.rope,
+                layer: pages,
+            },
+            self.tiling,
+            &mut self.buffers.scratch,
+            &mut self.buffers.mixed,
+        )?;
+        gemm(
+            self.team,
+            self.level,
+            &self.buffers.mixed,
+            self.tiling,
+            &layer.output,
+            Output::Add {
+                out: &mut self.buffers.x,
+                stride: self.config.hidden_size,
+            },
+        )
+    }
+
+    fn feed_forward(&mut self, layer: &Layer) -> Result<(), TaskPanicked> {
+        self.norm(&layer.mlp_norm)?;
+        gemm(
+            self.team,
+            self.level,
+            &self.buffers.normed,
+            self.tiling,
+            &layer.gate_up,
+            Output::Gated {
+                out: &mut self.buffers.gated,
+                activation: self.config.activation,
+            },
+        )?;
+        gemm(
+            self.team,
+            self.level,
+            &self.buffers.gated,
+            self.tiling,
+            &layer.down,
+            Output::Add {
+                out: &mut self.buffers.x,
+                stride: self.config.hidden_size,
+            },
+        )
+    }
+
+    fn norm(&mut self, weight: &[f32]) -> Result<(), TaskPanicked> {
+        rms_norm(
+            self.team,
+            self.level,
+            RmsNorm {
+                weight,
+                eps: self.config.norm_eps,
+            },
+            &self.buffers.x,
+            |row| row,
+            self.tiling,
+            &mut self.buffers.normed,
+        )
+    }
+
+    /// The logits of the tokens that want them.
+    fn head(
+        &mut self,
+        norm: &[f32],
+        head: &Packed,
+        logits: &mut [f32],
+    ) -> Result<(), TaskPanicked> {
+        let wanted = &self.plan.wanted;
+        let tiling = Tiling::new(wanted.len(), self.level.tile_rows());
+        rms_norm(
+            self.team,
+            self.level,
+            RmsNorm {
+                weight: norm,
+                eps: self.config.norm_eps,
+            },
+            &self.buffers.x,
+            |row| wanted[row],
+            tiling,
+            &mut self.buffers.normed,
+        )?;
+        gemm(
+            self.team,
+            self.level,
+            &self.buffers.normed,
+            tiling,
+            head,
+            Output::Store {
+                out: logits,
+                stride: head.columns,
+            },
+        )
+    }
+}

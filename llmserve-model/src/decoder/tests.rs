@@ -1,0 +1,7 @@
+//! The whole forward pass: against goldens, against another implementation, and against itself.
+
+mod driver;
+mod golden;
+mod invariance;
+mod reference;
+mod refusals;

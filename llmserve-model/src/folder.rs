@@ -1,0 +1,114 @@
+//! A model's folder: everything it holds, opened and checked together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{DecoderConfig, GenerationConfig};
+use crate::decoder::{CpuModel, CpuOptions};
+use crate::error::LoadError;
+use crate::tokenizer::HfTokenizer;
+use crate::weights::Weights;
+
+/// What a model's folder holds, opened but not yet turned into a running model.
+///
+/// ```text
+///  config.json              → config          sizes, variants
+///  generation_config.json   → generation      suggested sampling; its end tokens join config's
+///  model.safetensors, or index and shards → weights
+///  tokenizer.json, tokenizer_config.json, chat_template.jinja → tokenizer (where there is one)
+/// ```
+///
+/// The tokenizer's vocabulary need not be the model's: embeddings are padded to round numbers, and
+/// some tokenizers know tokens that the model has no row for. Both load; a request whose ids have
+/// no row is refused by itself.
+///
+/// ```no_run
+/// use llmserve_model::{CpuOptions, ModelFolder};
+/// let folder = ModelFolder::open("models/bard-2m".as_ref())?;
+/// println!("{} layers, {:?}", folder.config.num_layers, folder.weights);
+/// let loaded = folder.into_cpu(CpuOptions::default())?;
+/// # Ok::<(), llmserve_model::LoadError>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ModelFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What the model is.
+    pub config: DecoderConfig,
+    /// What its makers suggest for generating with it.
+    pub generation: GenerationConfig,
+    /// Its tensors.
+    pub weights: Weights,
+    /// Its tokenizer; without one the model is served by token ids.
+    pub tokenizer: Option<HfTokenizer>,
+}
+
+/// A model ready to be given to an engine.
+///
+/// ```
+/// use llmserve_core::Model;
+/// use llmserve_model::{CpuOptions, ModelFolder};
+/// # let path = std::path::Path::new("tests/goldens/llama");
+/// let loaded = ModelFolder::load(path, CpuOptions::default())?;
+/// assert_eq!(loaded.model.info().vocab_size, loaded.config.vocab_size);
+/// assert!(loaded.tokenizer.is_none());
+/// # Ok::<(), llmserve_model::LoadError>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LoadedModel {
+    /// Computes logits.
+    pub model: CpuModel,
+    /// Text to tokens and back; without one the model is served by token ids.
+    pub tokenizer: Option<Arc<HfTokenizer>>,
+    /// What the model is.
+    pub config: DecoderConfig,
+    /// What its makers suggest for generating with it.
+    pub generation: GenerationConfig,
+}
+
+impl ModelFolder {
+    /// Opens and checks the folder at `path`. Nothing large is read: weights are only mapped.
+    ///
+    /// # Errors
+    /// Those of [`DecoderConfig::from_dir`], [`Weights::open`] and [`HfTokenizer::from_dir`].
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        if !path.is_dir() {
+            return Err(LoadError::Missing {
+                what: "the model's folder".to_owned(),
+                path: path.to_owned(),
+            });
+        }
+        let (config, generation) = DecoderConfig::read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            generation,
+            weights: Weights::open(path)?,
+            tokenizer: HfTokenizer::from_dir(path)?,
+        })
+    }
+
+    /// Opens the folder at `path` and builds the model on the CPU.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::open`] and [`CpuModel::build`].
+    pub fn load(path: &Path, options: CpuOptions) -> Result<LoadedModel, LoadError> {
+        Self::open(path)?.into_cpu(options)
+    }
+
+    /// Builds the model on the CPU: checks that the weights fit the configuration, and packs them.
+    ///
+    /// # Errors
+    /// Those of [`CpuModel::build`].
+    pub fn into_cpu(self, options: CpuOptions) -> Result<LoadedModel, LoadError> {
+        let model = CpuModel::build(&self.config, Arc::new(self.weights), &options)?;
+        Ok(LoadedModel {
+            model,
+            tokenizer: self.tokenizer.map(Arc::new),
+            config: self.config,
+            generation: self.generation,
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! The arithmetic of a decoder on the CPU.
+//!
+//! ```text
+//!  tiles (≤12 rows, k-major)     panels (32 columns, k-major)        out
+//!  ┌ r0 r1 … ┐ k=0                ┌ c0 c1 … c31 ┐ k=0                ┌──────┐
+//!  │ r0 r1 … │ k=1        ×       │ c0 c1 … c31 │ k=1        =       │ tile │ one register each,
+//!  └ …       ┘                    └ …           ┘                    └──────┘ k from 0 to the end
+//! ```
+//!
+//! Every kernel is written once, generic over [`Simd`]: sixteen `f32` lanes. It is instantiated for
+//! AVX-512, for AVX2, and portably, and [`Level::run`] picks one at run time.
+//!
+//! The law that all of them keep: a row's result depends on its own inputs and absolute positions
+//! alone. Each output of a matrix product is *one* accumulation over `k` in ascending order, with
+//! the same fused operations whether its row came alone or among hundreds; each attention score is
+//! one accumulation over the head's dimensions, and softmax is cut at fixed absolute positions.
+
+pub(crate) mod activation;
+pub(crate) mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod buffer;
+pub(crate) mod embed;
+pub(crate) mod gemm;
+pub(crate) mod norm;
+pub(crate) mod packed;
+pub(crate) mod rope;
+pub(crate) mod simd;
+mod tile;
+pub(crate) mod tiling;
+
+use std::fmt;
+
+use crate::error::LoadError;
+use simd::{Portable, Simd};
+
+/// The instructions that the CPU kernels use.
+///
+/// Results of one level are reproducible bit for bit; another level may round differently.
+///
+/// ```
+/// use llmserve_model::Kernels;
+/// let best = Kernels::detect();
+/// assert!(Kernels::available().contains(&best));
+/// assert!(Kernels::available().contains(&Kernels::Portable));
+/// ```
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Kernels {
+    /// Plain Rust for any CPU, without fused multiply-add where the target lacks it.
+    Portable,
+    /// AVX2 with FMA (x86-64 since 2013).
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Kernels {
+    /// The fastest level that this CPU runs.
+    pub fn detect() -> Self {
+        Self::available()
+            .last()
+            .copied()
+            .unwrap_or(Kernels::Portable)
+    }
+
+    /// All levels that this CPU runs, the slowest first.
+    pub fn available() -> Vec<Self> {
+        [Kernels::Portable, Kernels::Avx2, Kernels::Avx512]
+            .into_iter()
+            .filter(|level| level.runs_here())
+            .collect()
+    }
+
+    fn runs_here(self) -> bool {
+        match self {
+            Kernels::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512 => {
+                Kernels::Avx2.runs_here()
+                    && std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernels::Avx2 | Kernels::Avx512 => false,
+        }
+    }
+
+    /// The level, checked.
+    ///
+    /// # Errors
+    /// [`LoadError::Kernel`] when this CPU lacks it.
+    pub(crate) fn level(self) -> Result<Level, LoadError> {
+        if self.runs_here() {
+            return Ok(Level(self));
+        }
+        let names: Vec<_> = Self::available().iter().map(Kernels::to_string).collect();
+        Err(LoadError::Kernel {
+            requested: self.to_string(),
+            available: names.join(", "),
+        })
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kernels::Portable => "portable",
+            Kernels::Avx2 => "avx2",
+            Kernels::Avx512 => "avx512",
+        })
+    }
+}
+
+/// A level that this CPU runs: having one is the proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Level(Kernels);
+
+/// A piece of work, generic over the lanes. `run` must be `#[inline(always)]`, as must everything
+/// hot that it calls, so that it is compiled with the level's instructions.
+pub(crate) trait Kernel {
+    fn run<S: Simd>(self, simd: S);
+}
+
+impl Level {
+    pub(crate) fn kernels(self) -> Kernels {
+        self.0
+    }
+
+    /// Most rows of a tile: what the level's registers hold.
+    pub(crate) fn tile_rows(self) -> usize {
+        match self.0 {
+            Kernels::Portable => Portable::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 => avx2::Avx2::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512 => avx512::Avx512::ROWS,
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernels::Avx2 | Kernels::Avx512 => Portable::ROWS,
+        }
+    }
+
+    /// Runs a kernel with this level's instructions.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) {
+        match self.0 {
+            Kernels::Portable => kernel.run(Portable),
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 => {
+                // SAFETY: a `Level` is made only after its features were detected.
+                unsafe { avx2::enter(kernel) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512 => {
+                // SAFETY: a `Level` is made only after its features were detected.
+                unsafe { avx512::enter(kernel) }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Kernels::Avx2 | Kernels::Avx512 => kernel.run(Portable),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn levels() -> Vec<Level> {
+    Kernels::available().into_iter().map(Level).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_missing_is_a_typed_error() {
+        for kernels in [Kernels::Portable, Kernels::Avx2, Kernels::Avx512] {
+            match kernels.level() {
+                Ok(level) => assert!(Kernels::available().contains(&level.kernels())),
+                Err(LoadError::Kernel { requested, .. }) => {
+                    assert_eq!(requested, kernels.to_string());
+                    assert!(!Kernels::available().contains(&kernels));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}

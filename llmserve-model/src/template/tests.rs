@@ -1,0 +1,210 @@
+use super::*;
+use serde_json::Value as Json;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+fn tokens() -> SpecialTokens {
+    SpecialTokens::default()
+        .with("bos_token", "<s>")
+        .with("eos_token", "</s>")
+}
+
+fn compile(source: &str) -> ChatTemplate {
+    ChatTemplate::compile(source, &tokens()).unwrap()
+}
+
+fn options(add_generation_prompt: bool) -> RenderOptions {
+    let mut options = RenderOptions::default();
+    options.add_generation_prompt = add_generation_prompt;
+    options
+}
+
+fn render(source: &str) -> Result<String, TokenizerError> {
+    compile(source).render(&[Message::user("hello")], &RenderOptions::default())
+}
+
+fn template_error(result: Result<String, TokenizerError>) -> String {
+    match result {
+        Err(TokenizerError::Template(text)) => text,
+        other => panic!("expected a template error, got {other:?}"),
+    }
+}
+
+/// Templates in the styles that published models use, rendered as Jinja2 renders them.
+#[test]
+fn renders_as_the_reference_does() {
+    let expected: Json = serde_json::from_str(include_str!("cases/expected.json")).unwrap();
+    let cases = expected["cases"].as_array().unwrap();
+    assert!(cases.len() > 40);
+    for case in cases {
+        let source = match case["template"].as_str().unwrap() {
+            "header_style" => include_str!("cases/header_style.jinja"),
+            "chatml" => include_str!("cases/chatml.jinja"),
+            "inst" => include_str!("cases/inst.jinja"),
+            "turns" => include_str!("cases/turns.jinja"),
+            "dialect" => include_str!("cases/dialect.jinja"),
+            "generation" => include_str!("cases/generation.jinja"),
+            other => panic!("unknown template {other}"),
+        };
+        let template =
+            compile(source).with_clock(|| UNIX_EPOCH + Duration::from_secs(1_721_995_509));
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let agp = case["add_generation_prompt"].as_bool().unwrap();
+        let result = template.render(&messages, &options(agp));
+        match case["text"].as_str() {
+            Some(text) => {
+                let found = result.unwrap_or_else(|e| panic!("{e} in {case}"));
+                assert_eq!(found, text, "{case}");
+            }
+            None => {
+                let error = template_error(result);
+                assert!(error.contains(case["error"].as_str().unwrap()), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_template_that_does_not_compile_names_its_line() {
+    let error = ChatTemplate::compile("fine\n{% for %}", &tokens()).unwrap_err();
+    assert!(error.to_string().contains("chat_template:2"), "{error}");
+    assert!(ChatTemplate::compile("{% endif %}", &tokens()).is_err());
+    assert!(ChatTemplate::compile("{{ 'open", &tokens()).is_err());
+}
+
+#[test]
+fn what_is_not_there_is_an_error_or_empty_as_in_jinja() {
+    assert_eq!(render("[{{ pad_token }}]").unwrap(), "[]");
+    template_error(render("{{ '' + pad_token }}"));
+    template_error(render("{{ missing.attribute }}"));
+    template_error(render("{{ nothing() }}"));
+    template_error(render("{{ messages | unheard_of }}"));
+    template_error(render("{{ strftime_now('%Q') }}"));
+    template_error(render("{{ missing | tojson }}"));
+}
+
+#[test]
+fn no_template_reaches_outside() {
+    for source in [
+        "{% include 'chat_template' %}",
+        "{% include '/etc/passwd' %}",
+        "{% extends 'x' %}",
+        "{% import 'x' as y %}",
+        "{{ ''.__class__ }}{{ ''.__class__.__mro__ }}",
+    ] {
+        if let Ok(template) = ChatTemplate::compile(source, &tokens()) {
+            template_error(template.render(&[Message::user("x")], &RenderOptions::default()));
+        }
+    }
+}
+
+#[test]
+fn a_template_that_never_ends_is_stopped() {
+    let start = Instant::now();
+    for source in [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns | tojson }}",
+        "{% for i in range(10 ** 12) %}{% endfor %}",
+    ] {
+        template_error(render(source));
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn deep_nesting_is_an_error_not_a_crash() {
+    for (open, close) in [("(", ")"), ("[", "]"), ("not ", ""), ("-", "")] {
+        let source = format!("{{{{ {}1{} }}}}", open.repeat(5_000), close.repeat(5_000));
+        if let Ok(template) = ChatTemplate::compile(&source, &tokens()) {
+            let _ = template.render(&[], &RenderOptions::default());
+        }
+    }
+    let blocks = "{% if true %}".repeat(5_000) + &"{% endif %}".repeat(5_000);
+    let _ = ChatTemplate::compile(&blocks, &tokens());
+}
+
+#[test]
+fn a_long_conversation_fits_the_steps() {
+    let messages: Vec<Message> = (0..2_000)
+        .map(|i| match i % 2 {
+            0 => Message::user("question"),
+            _ => Message::assistant("answer"),
+        })
+        .collect();
+    for source in [
+        include_str!("cases/chatml.jinja"),
+        include_str!("cases/turns.jinja"),
+        include_str!("cases/header_style.jinja"),
+    ] {
+        compile(source)
+            .render(&messages, &RenderOptions::default())
+            .unwrap();
+    }
+}
+
+#[test]
+fn what_a_message_says_is_never_a_template() {
+    let message = Message::user("{{ bos_token }}{% raise %}{# gone #}");
+    let text = compile("{{ messages[0].content }}")
+        .render(std::slice::from_ref(&message), &RenderOptions::default())
+        .unwrap();
+    assert_eq!(text, message.content);
+}
+
+#[test]
+fn shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<ChatTemplate>();
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+    #[test]
+    fn no_text_makes_it_panic(source in "(\\{\\{|\\}\\}|\\{%|%\\}|-| |for|if|in|set|messages|\\||tojson|\\[|\\]|'|\"|[a-z0-9.()~+*]){0,40}") {
+        if let Ok(template) = ChatTemplate::compile(&source, &tokens()) {
+            let _ = template.render(&[Message::user("x")], &RenderOptions::default());
+        }
+    }
+
+    #[test]
+    fn json_is_what_a_json_reader_reads(text in proptest::prelude::any::<String>(), number in proptest::prelude::any::<i64>()) {
+        let json = compile("{{ [messages[0].content, messages[0].role | int] | tojson }}")
+            .render(&[Message::new(number.to_string(), text.clone())], &RenderOptions::default())
+            .unwrap();
+        let read: (String, i64) = serde_json::from_str(&json).unwrap();
+        proptest::prop_assert_eq!(read, (text, number));
+    }
+}
+
+#[test]
+fn nothing_nests_without_bound() {
+    for source in [
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.me = [{'a': ns}] %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.me = ns if true else 1 %}{{ ns ~ '' }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+        "{% set ns = namespace(x={}) %}{% for i in range(99999) %}{% set ns.x = {'a': ns.x} %}{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] | reverse %}{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = namespace(x=ns.x) %}{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set (ns.x, y) = ([ns.x], 1) %}{% endfor %}",
+    ] {
+        // Some are refused by the compiler already.
+        if let Ok(template) = ChatTemplate::compile(source, &tokens()) {
+            template_error(template.render(&[], &RenderOptions::default()));
+        }
+    }
+    let range =
+        "{% set ns = namespace() %}{% set ns.x = range(3) %}{{ ns.x | join }}{{ ns.x | join }}";
+    assert_eq!(render(range).unwrap(), "012012");
+    // Conversations do fit.
+    let kept = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}{% endfor %}{{ ns.all | tojson }}";
+    assert_eq!(
+        render(kept).unwrap(),
+        r#"[{"role": "user", "content": "hello"}]"#
+    );
+}

@@ -1,0 +1,77 @@
+//! One file, mapped read-only.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::LoadError;
+
+/// A regular file's bytes, mapped read-only.
+pub(super) struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps the file at `path`; links are followed, since hub caches are made of them.
+    pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
+        let io = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => LoadError::Missing {
+                what: "the weights file".to_owned(),
+                path: path.to_owned(),
+            },
+            _ => LoadError::Io {
+                path: path.to_owned(),
+                source,
+            },
+        };
+        // Looked at before it is opened: opening a pipe would wait for its writer.
+        let before = std::fs::metadata(path).map_err(io)?;
+        let file = match before.is_file() {
+            true => File::open(path).map_err(io)?,
+            false => {
+                return Err(LoadError::NotAFile {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        let found = file.metadata().map_err(io)?.len();
+        if found < 8 {
+            return Err(LoadError::Truncated {
+                path: path.to_owned(),
+                part: "header length".to_owned(),
+                expected: 8,
+                found,
+            });
+        }
+        // SAFETY: the mapping is private and read-only, and `map` keeps it alive as long as any
+        // slice of it. What remains is the rule of every mapped file: whoever truncates or rewrites
+        // the file in place while it is served breaks the process. Download tools do not (they
+        // write aside and rename), and `Weights` documents no way to.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+        })
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's name without its folder.
+    pub(super) fn name(&self) -> &str {
+        self.path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+    }
+
+    /// The whole file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
