@@ -1,1 +1,53 @@
-//! Serve large language models inside your own program: paged KV cache, continuous batching, streaming.
+//! Serve large language models inside your own program.
+//!
+//! ```no_run
+//! use llmserve::prelude::*;
+//!
+//! let engine = llmserve::serve("examples/models/bard-2m").build()?;
+//! for event in engine.generate(Request::text("HAMLET").max_tokens(64)) {
+//!     print!("{}", event?.text());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `llmserve` is [vLLM's](https://arxiv.org/abs/2309.06180) ideas as a set of libraries: no server,
+//! no Python, no GPU and no network are needed. This crate re-exports the others and fills in
+//! their defaults.
+//!
+//! ```text
+//!   your program ──► Router ──► CacheLayer ──► Engine        every one of them is a `Generate`
+//!                   (route)      (cache)         │
+//!                                 ┌──────────────┼──────────────┐
+//!                             Scheduler      KvManager        Model
+//!                              (sched)         (kv)          (model)
+//! ```
+//!
+//! * [`serve`] is the short way: a model folder in, an [`Engine`] out.
+//! * [`Engine::builder`] is the long way: every part handed in, every part replaceable.
+//! * [`Generate`] is what engines, routers and caches have in common, so they nest.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "metrics")]
+mod metrics;
+mod serve;
+
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsRecorder;
+pub use serve::{Serve, ServeError, serve};
+
+pub use llmserve_core::*;
+
+pub use llmserve_cache as cache;
+pub use llmserve_kv as kv;
+pub use llmserve_model as model;
+pub use llmserve_route as route;
+pub use llmserve_sched as sched;
+
+/// What almost every host needs.
+pub mod prelude {
+    pub use crate::{
+        Engine, Error, Event, EventStream, FinishReason, Generate, Message, Request, Response,
+        merge, serve,
+    };
+}

@@ -1,0 +1,103 @@
+//! The flags that shape an engine.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use llmserve::Engine;
+use llmserve::model::{DType, Kernels};
+
+use crate::Source;
+
+/// What computes, in which type, and how much of it at once.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub source: Source,
+    /// What weights and KV are computed in. Default: the checkpoint's own type.
+    #[arg(long)]
+    pub dtype: Option<DTypeArg>,
+    /// Threads of the model. Default: the physical cores.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Which instructions the kernels use. Default: the best this machine has.
+    #[arg(long)]
+    pub kernels: Option<KernelsArg>,
+    /// KV blocks. Default: what 1 GiB holds.
+    #[arg(long, value_name = "N")]
+    pub kv_blocks: Option<usize>,
+    /// Tokens a KV block holds.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub block_size: usize,
+    /// Most sequences that run at once.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_num_seqs: usize,
+    /// Most tokens one step computes.
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub max_batched_tokens: usize,
+    /// Compute every prompt from its first token, whatever is cached.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DTypeArg {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16 weights and KV, computed in 32 bits.
+    Bf16,
+}
+
+/// `--kernels`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum KernelsArg {
+    /// What every machine can.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512.
+    Avx512,
+}
+
+impl EngineArgs {
+    /// Loads the model, with a spinner on a terminal, and starts the engine.
+    ///
+    /// # Errors
+    /// A text that names what is wrong.
+    pub fn build(&self) -> Result<Engine, String> {
+        let folder = self.source.folder()?;
+        // Draws nothing where stderr is no terminal.
+        let spinner =
+            ProgressBar::new_spinner().with_message(format!("loading {}", folder.display()));
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        let mut serve = llmserve::serve(folder)
+            .block_size(self.block_size)
+            .max_num_seqs(self.max_num_seqs)
+            .max_batched_tokens(self.max_batched_tokens)
+            .prefix_caching(!self.no_prefix_cache);
+        if let Some(dtype) = self.dtype {
+            serve = serve.dtype(match dtype {
+                DTypeArg::F32 => DType::F32,
+                DTypeArg::Bf16 => DType::BF16,
+            });
+        }
+        if let Some(kernels) = self.kernels {
+            serve = serve.kernels(match kernels {
+                KernelsArg::Portable => Kernels::Portable,
+                KernelsArg::Avx2 => Kernels::Avx2,
+                KernelsArg::Avx512 => Kernels::Avx512,
+            });
+        }
+        if let Some(threads) = self.threads {
+            serve = serve.threads(threads);
+        }
+        if let Some(blocks) = self.kv_blocks {
+            serve = serve.kv_blocks(blocks);
+        }
+        let engine = serve.build().map_err(|error| error.to_string());
+        spinner.finish_and_clear();
+        engine
+    }
+}

@@ -1,0 +1,221 @@
+//! The `generate` example, run as a user runs it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+/// `cargo test` builds the examples next to the tests.
+fn generate() -> Command {
+    let test = std::env::current_exe().expect("this test's own path");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/TEST has a grandparent");
+    Command::new(folder.join("examples").join("generate"))
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../llmserve-model/tests/goldens"
+    ))
+    .join(name)
+}
+
+fn run(args: &[&str], stdin: &[u8]) -> Output {
+    let mut child = generate()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the example was built");
+    let mut pipe = child.stdin.take().expect("stdin is piped");
+    // A child that refuses its arguments closes its end early.
+    let _ = pipe.write_all(stdin);
+    drop(pipe);
+    child.wait_with_output().expect("the child ran")
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).expect("UTF-8");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
+        .collect()
+}
+
+fn summary(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().last().unwrap_or_default();
+    let summary: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{text}: {e}"));
+    assert_eq!(summary["summary"], true);
+    summary
+}
+
+#[test]
+fn a_prompt_streams_text() {
+    let output = run(&["--prompt", "HAMLET", "--max-tokens", "24"], b"");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.contains("ACT V"), "{text}");
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_serves_ids() {
+    let reference: Value = serde_json::from_slice(
+        &std::fs::read(golden("llama").join("golden.json")).expect("the golden is there"),
+    )
+    .expect("JSON");
+    let case = &reference["cases"][1];
+    let folder = golden("llama");
+    let request = json!({"id": 7, "prompt_ids": case["prompt_ids"], "max_tokens": 8,
+        "ignore_eos": true, "logprobs": 3});
+    let args = ["--json", "--dtype", "f32", "--requests", "-", "--model"];
+    let args: Vec<&str> = args.into_iter().chain(folder.to_str()).collect();
+    let output = run(&args, format!("{request}\n").as_bytes());
+    let lines = lines(&output);
+    let [line] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(line["id"], 7);
+    assert_eq!(line["text"], Value::Null);
+    assert_eq!(line["prompt_ids"], case["prompt_ids"]);
+    let expected = case["greedy_ids"].as_array().expect("ids");
+    assert_eq!(
+        line["output_ids"].as_array().expect("ids")[..],
+        expected[..8]
+    );
+    assert_eq!(line["finish_reason"], "length");
+    assert_eq!(line["usage"]["completion_tokens"], 8);
+    let first = &line["logprobs"][0];
+    let top = &case["first_step_top8"][0];
+    let logsumexp = case["first_step_logsumexp"].as_f64().expect("a number");
+    let expected = top[1].as_f64().expect("a logit") - logsumexp;
+    assert_eq!(first["id"], top[0]);
+    assert!((first["logprob"].as_f64().expect("a number") - expected).abs() < 1e-3);
+    assert_eq!(first["top"].as_array().map(Vec::len), Some(3));
+    assert!(line["ttft_ms"].as_f64() <= line["latency_ms"].as_f64());
+}
+
+#[test]
+fn wrong_lines_are_answered_and_the_others_served() {
+    let mut input = Vec::new();
+    let good = |id: usize| json!({"id": id, "prompt": "KING", "max_tokens": 3}).to_string();
+    let bad: [&[u8]; 14] = [
+        b"not json",
+        b"{\"prompt\": \"\xff\xfe\"}",
+        b"[1, 2]",
+        b"{\"id\": \"none\"}",
+        b"{\"id\": \"both\", \"prompt\": \"a\", \"prompt_ids\": [1]}",
+        b"{\"id\": \"typo\", \"prompt\": \"a\", \"max_token\": 3}",
+        b"{\"id\": \"zero\", \"prompt\": \"a\", \"max_tokens\": 0}",
+        b"{\"id\": \"cold\", \"prompt\": \"a\", \"temperature\": -1}",
+        b"{\"id\": \"empty\", \"prompt_ids\": []}",
+        b"{\"id\": \"range\", \"prompt_ids\": [2048]}",
+        b"{\"id\": \"negative\", \"prompt_ids\": [-1]}",
+        b"{\"id\": \"role\", \"messages\": [{\"content\": \"x\"}]}",
+        b"{\"id\": \"stop\", \"prompt\": \"a\", \"stop\": \"\"}",
+        b"{\"id\": \"n\", \"prompt\": \"a\", \"n\": 0}",
+    ];
+    for (i, line) in bad.iter().enumerate() {
+        input.extend_from_slice(line);
+        input.push(b'\n');
+        input.extend_from_slice(good(i).as_bytes());
+        input.push(b'\n');
+    }
+    let long = json!({"id": "long", "prompt_ids": vec![6; 1024]}).to_string();
+    input.extend_from_slice(long.as_bytes());
+    let output = run(&["--requests", "-", "--json"], &input);
+    assert!(output.status.success(), "{output:?}");
+    let lines = lines(&output);
+    let (errors, answers): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .partition(|line| line.get("error").is_some());
+    assert_eq!(answers.len(), bad.len());
+    assert_eq!(errors.len(), bad.len() + 1);
+    for answer in &answers {
+        assert_eq!(answer["output_ids"], answers[0]["output_ids"]);
+    }
+    for error in &errors {
+        let kind = &error["error"]["kind"];
+        let expected = if error["id"] == "long" {
+            "prompt_too_long"
+        } else {
+            "invalid_request"
+        };
+        assert_eq!(kind, expected, "{error}");
+        assert!(
+            error["error"]["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+        );
+    }
+    // A line that is no JSON is called by its number.
+    assert!(errors.iter().any(|error| error["id"] == 0));
+    assert_eq!(summary(&output)["failed"], bad.len() + 1);
+}
+
+#[test]
+fn a_chat_and_several_choices() {
+    let input = concat!(
+        r#"{"id":"chat","messages":[{"role":"user","content":"Who is there?"}],"max_tokens":30}"#,
+        "\n",
+        r#"{"id":"many","prompt":"ROMEO","n":3,"temperature":0.9,"seed":5,"max_tokens":12,"stop":["\n\n\n"]}"#,
+        "\n",
+    );
+    let output = run(&["--requests", "-", "--json"], input.as_bytes());
+    let lines = lines(&output);
+    assert_eq!(lines.len(), 4);
+    let chat = lines
+        .iter()
+        .find(|line| line["id"] == "chat")
+        .expect("answered");
+    assert_eq!(chat["prompt_ids"][0], 0, "one BOS");
+    assert_ne!(chat["prompt_ids"][1], 0, "and not two");
+    let mut indexes: Vec<_> = lines
+        .iter()
+        .filter(|l| l["id"] == "many")
+        .map(|l| l["index"].as_u64())
+        .collect();
+    indexes.sort_unstable();
+    assert_eq!(indexes, [Some(0), Some(1), Some(2)]);
+    let summary = summary(&output);
+    for key in [
+        "requests",
+        "tokens_per_s",
+        "preemptions",
+        "prefix_hit_tokens",
+        "peak_kv_usage",
+    ] {
+        assert!(summary[key].is_number(), "{key} in {summary}");
+    }
+}
+
+#[test]
+fn options_that_cannot_be_honoured_are_errors_that_name_them() {
+    for (args, expected) in [
+        (
+            &["--prompt", "x", "--model", "/nowhere/at/all"][..],
+            "/nowhere/at/all",
+        ),
+        (&["--prompt", "x", "--kv-blocks", "0"], "block"),
+        (&["--prompt", "x", "--block-size", "0"], "block"),
+        (&["--prompt", "x", "--threads", "0"], "thread"),
+        (&["--prompt", "x", "--max-num-seqs", "0"], "max_num_seqs"),
+        (
+            &["--prompt", "x", "--max-batched-tokens", "0"],
+            "max_batched_tokens",
+        ),
+        (&["--prompt-ids", "1,x"], "\"x\""),
+        (&["--requests", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (&[], "--prompt"),
+    ] {
+        let output = run(args, b"");
+        assert!(!output.status.success(), "{args:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(expected), "{args:?}: {text}");
+        assert!(!text.contains("panicked"), "{args:?}: {text}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The short way: a model folder in, an engine out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use llmserve_core::{BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder};
+use llmserve_kv::PagedKv;
+use llmserve_model::{CpuOptions, DType, FileDType, Kernels, LoadError, ModelFolder};
+use llmserve_sched::{ContinuousScheduler, Policy};
+
+/// KV memory unless said otherwise. It is only reserved: pages become resident when first used.
+const DEFAULT_KV_BYTES: usize = 1 << 30;
+
+/// Why a model could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The model folder could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The KV options cannot be honoured.
+    #[error(transparent)]
+    Kv(#[from] llmserve_kv::BuildError),
+    /// The scheduler's options cannot be honoured.
+    #[error(transparent)]
+    Scheduler(#[from] llmserve_sched::BuildError),
+    /// The parts do not fit together.
+    #[error(transparent)]
+    Engine(#[from] BuildError),
+}
+
+/// Serves the model in a Hugging Face folder: `config.json`, safetensors, `tokenizer.json`.
+pub fn serve(folder: impl AsRef<Path>) -> Serve {
+    Serve {
+        folder: folder.as_ref().to_owned(),
+        options: CpuOptions::default(),
+        dtype: None,
+        kv_blocks: None,
+        kv_bytes: DEFAULT_KV_BYTES,
+        block_size: 16,
+        prefix_caching: true,
+        scheduler: ContinuousScheduler::builder(),
+        max_num_seqs: 256,
+        recorder: Arc::new(NoopRecorder),
+        seed: None,
+    }
+}
+
+/// Options of [`serve`]; every one has a default.
+#[must_use = "nothing is loaded before build()"]
+pub struct Serve {
+    folder: PathBuf,
+    options: CpuOptions,
+    dtype: Option<DType>,
+    kv_blocks: Option<usize>,
+    kv_bytes: usize,
+    block_size: usize,
+    prefix_caching: bool,
+    scheduler: llmserve_sched::SchedulerBuilder,
+    max_num_seqs: usize,
+    recorder: Arc<dyn Recorder>,
+    seed: Option<u64>,
+}
+
+impl Serve {
+    /// How weights and KV are stored; by default bf16 for a checkpoint in 16 bits, else f32.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Threads of the model; the physical cores by default.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// Which instructions the kernels use; the best there are by default.
+    pub fn kernels(mut self, kernels: Kernels) -> Self {
+        self.options.kernels = Some(kernels);
+        self
+    }
+
+    /// The name metrics and answers carry; the folder's by default.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// KV blocks. By default as many as [`kv_bytes`](Self::kv_bytes) hold, but no more than
+    /// [`max_num_seqs`](Self::max_num_seqs) full contexts.
+    pub fn kv_blocks(mut self, blocks: usize) -> Self {
+        self.kv_blocks = Some(blocks);
+        self
+    }
+
+    /// KV memory in bytes, 1 GiB by default; reserved, and resident once used.
+    pub fn kv_bytes(mut self, bytes: usize) -> Self {
+        self.kv_bytes = bytes;
+        self
+    }
+
+    /// Tokens a KV block holds; 16 by default.
+    pub fn block_size(mut self, tokens: usize) -> Self {
+        self.block_size = tokens;
+        self
+    }
+
+    /// Whether prompts start from blocks that earlier ones computed; on by default.
+    pub fn prefix_caching(mut self, on: bool) -> Self {
+        self.prefix_caching = on;
+        self
+    }
+
+    /// Most sequences that run at once; 256 by default.
+    pub fn max_num_seqs(mut self, sequences: usize) -> Self {
+        self.max_num_seqs = sequences;
+        self.scheduler = self.scheduler.max_num_seqs(sequences);
+        self
+    }
+
+    /// Most tokens one step computes; 2,048 by default.
+    pub fn max_batched_tokens(mut self, tokens: usize) -> Self {
+        self.scheduler = self.scheduler.max_batched_tokens(tokens);
+        self
+    }
+
+    /// Who waits for whom; first come, first served by default.
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.scheduler = self.scheduler.policy(policy);
+        self
+    }
+
+    /// More of the scheduler's options.
+    pub fn scheduler(
+        mut self,
+        change: impl FnOnce(llmserve_sched::SchedulerBuilder) -> llmserve_sched::SchedulerBuilder,
+    ) -> Self {
+        self.scheduler = change(self.scheduler);
+        self
+    }
+
+    /// Where metrics go; nowhere by default.
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// Where the seeds of requests without one come from; drawn from the system by default.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Loads the model and starts the engine.
+    ///
+    /// # Errors
+    /// [`ServeError`]: a folder that cannot be loaded, or options that cannot be honoured.
+    pub fn build(self) -> Result<Engine, ServeError> {
+        let folder = ModelFolder::open(&self.folder)?;
+        let mut options = self.options;
+        options.dtype = self.dtype.unwrap_or(match folder.config.weights_dtype {
+            Some(FileDType::BF16 | FileDType::F16) => DType::BF16,
+            _ => DType::F32,
+        });
+        if options.name.is_none() {
+            let name = folder.path.file_name();
+            options.name = name.map(|name| name.to_string_lossy().into_owned());
+        }
+        let loaded = folder.into_cpu(options)?;
+        let info = loaded.model.info();
+        let group = &info.kv.groups[0];
+        let blocks = self.kv_blocks.unwrap_or_else(|| {
+            let block = group.bytes_per_token.max(1) * self.block_size.max(1);
+            let context = info.max_context.div_ceil(self.block_size.max(1));
+            // One full context always fits; beyond that, memory decides.
+            (self.kv_bytes / block).clamp(context, context * self.max_num_seqs.max(1))
+        });
+        let kv = PagedKv::builder()
+            .blocks(blocks)
+            .block_size(self.block_size)
+            .root(IdentityRoot::new(
+                info.fingerprint,
+                &group.layout,
+                self.block_size,
+            ))
+            .prefix_caching(self.prefix_caching)
+            .build()?;
+        let mut builder = Engine::builder(loaded.model)
+            .kv(kv)
+            .scheduler(self.scheduler.build()?)
+            .recorder(self.recorder);
+        if let Some(tokenizer) = loaded.tokenizer {
+            builder = builder.tokenizer(tokenizer);
+        }
+        if let Some(seed) = self.seed {
+            builder = builder.seed(seed);
+        }
+        Ok(builder.build()?)
+    }
+}
