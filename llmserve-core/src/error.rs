@@ -79,6 +79,12 @@ pub enum Error {
         /// Those there are.
         known: String,
     },
+    /// The prefix cache cannot be reset while requests use it.
+    #[error("{held} KV blocks are held by requests: reset when the engine is idle")]
+    CacheHeld {
+        /// Blocks held.
+        held: usize,
+    },
     /// The request was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -100,6 +106,7 @@ impl Error {
             Error::Model(_) => "model",
             Error::Panicked { .. } => "panicked",
             Error::UnknownModel { .. } => "unknown_model",
+            Error::CacheHeld { .. } => "cache_held",
             Error::Cancelled => "cancelled",
             Error::ShutDown => "shut_down",
         }

@@ -29,11 +29,11 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "metrics")]
-mod metrics;
+mod metrics_recorder;
 mod serve;
 
 #[cfg(feature = "metrics")]
-pub use metrics::MetricsRecorder;
+pub use metrics_recorder::MetricsRecorder;
 pub use serve::{Serve, ServeError, serve};
 
 pub use llmserve_core::*;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llmserve_core::{BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder};
+use llmserve_core::{BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder};
 use llmserve_kv::PagedKv;
 use llmserve_model::{CpuOptions, DType, FileDType, Kernels, LoadError, ModelFolder};
 use llmserve_sched::{ContinuousScheduler, Policy};
@@ -42,6 +42,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         scheduler: ContinuousScheduler::builder(),
         max_num_seqs: 256,
         recorder: Arc::new(NoopRecorder),
+        listener: None,
         seed: None,
     }
 }
@@ -59,8 +60,11 @@ pub struct Serve {
     scheduler: llmserve_sched::SchedulerBuilder,
     max_num_seqs: usize,
     recorder: Arc<dyn Recorder>,
+    listener: Option<Listener>,
     seed: Option<u64>,
 }
+
+type Listener = Box<dyn FnMut(&[BlockEvent]) + Send>;
 
 impl Serve {
     /// How weights and KV are stored; by default bf16 for a checkpoint in 16 bits, else f32.
@@ -146,6 +150,13 @@ impl Serve {
         self
     }
 
+    /// Who is told which KV blocks can be hit and which no longer can: an index elsewhere. Called
+    /// on the engine's thread.
+    pub fn on_block_events(mut self, listener: impl FnMut(&[BlockEvent]) + Send + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
     /// Where the seeds of requests without one come from; drawn from the system by default.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -185,6 +196,7 @@ impl Serve {
                 self.block_size,
             ))
             .prefix_caching(self.prefix_caching)
+            .events(self.listener.is_some())
             .build()?;
         let mut builder = Engine::builder(loaded.model)
             .kv(kv)
@@ -192,6 +204,9 @@ impl Serve {
             .recorder(self.recorder);
         if let Some(tokenizer) = loaded.tokenizer {
             builder = builder.tokenizer(tokenizer);
+        }
+        if let Some(listener) = self.listener {
+            builder = builder.on_block_events(listener);
         }
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);

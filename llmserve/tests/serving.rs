@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -231,6 +231,60 @@ fn a_shared_prefix_is_computed_once_even_in_one_step() {
     assert!(hits >= 199 * 256 * 9 / 10, "{hits} of {}", 199 * 256);
     assert_eq!(engine.stats().prefix_hit_tokens as usize, hits + cached[0]);
     drained(&engine);
+}
+
+#[test]
+fn block_events_tell_what_can_be_hit_and_a_reset_forgets_it() {
+    use llmserve::BlockEvent;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let root = llmserve::IdentityRoot::new(1, "tokens", 16);
+    let kv = llmserve::kv::PagedKv::builder()
+        .blocks(64)
+        .block_size(16)
+        .root(root)
+        .events(true);
+    let scheduler = llmserve::sched::ContinuousScheduler::builder()
+        .build()
+        .unwrap();
+    let engine = Engine::builder(PageModel::hashing())
+        .kv(kv.build().unwrap())
+        .scheduler(scheduler)
+        .on_block_events(move |events| listener.lock().unwrap().extend_from_slice(events))
+        .build()
+        .unwrap();
+    let prompt: Vec<u32> = (0..40).map(|i| 2 + i % 60).collect();
+    let ask = || {
+        engine
+            .generate(Request::tokens(prompt.clone()).max_tokens(1))
+            .wait()
+            .unwrap()
+    };
+    ask();
+    {
+        let told = told.lock().unwrap();
+        let [
+            BlockEvent::Stored {
+                identity,
+                parent: None,
+                tokens,
+            },
+            BlockEvent::Stored {
+                parent: Some(parent),
+                ..
+            },
+        ] = &told[..]
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!((parent, &tokens[..]), (identity, &prompt[..16]));
+    }
+    assert_eq!(ask().choices[0].usage.cached_tokens, 32);
+    engine.reset_prefix_cache().unwrap();
+    assert_eq!(told.lock().unwrap().last(), Some(&BlockEvent::Cleared));
+    assert_eq!(ask().choices[0].usage.cached_tokens, 0);
+    drained(&engine);
+    assert_eq!(engine.reset_prefix_cache(), Err(Error::ShutDown));
 }
 
 #[test]

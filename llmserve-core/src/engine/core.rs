@@ -12,8 +12,8 @@ use super::instruments::Instruments;
 use super::request::{Live, Prepared, Sequence, Text};
 use super::{Command, EngineStats, Shared};
 use crate::contract::clock::{Clock, Time};
-use crate::contract::kv::{BlockEvent, KvManager, PageOp, PrefixScope};
-use crate::contract::model::{BatchRow, Model};
+use crate::contract::kv::{BlockEvent, KvError, KvManager, PageOp, PrefixScope};
+use crate::contract::model::{BatchRow, Model, ModelError};
 use crate::contract::scheduler::{End, Refusal, SchedRequest, Scheduler, StepOutcome, StepPlan};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::{Error, panic_message};
@@ -197,6 +197,16 @@ impl Core {
         match command {
             Command::Submit(prepared) => self.submit(*prepared),
             Command::Cancel(key) => self.cancel(key),
+            Command::ResetPrefixCache(reply) => {
+                self.phase = "KV manager";
+                let reset = self.kv.reset().map_err(|error| match error {
+                    KvError::Held { held } => Error::CacheHeld { held },
+                    other => Error::Model(ModelError::InvalidBatch(other.to_string())),
+                });
+                self.deliver_block_events();
+                self.publish();
+                let _ = reply.send(reset);
+            }
             Command::Drain => self.draining = true,
             Command::Stop => {}
         }
@@ -217,7 +227,7 @@ impl Core {
         let submitted = self
             .kv
             .open(id, &spec.prompt, scope)
-            .map_err(|error| Error::Model(crate::ModelError::InvalidBatch(error.to_string())));
+            .map_err(|error| Error::Model(ModelError::InvalidBatch(error.to_string())));
         let submitted = submitted.and_then(|()| {
             self.phase = "scheduler";
             let request = SchedRequest {
@@ -378,14 +388,7 @@ impl Core {
             self.sequences.remove(*id);
         }
         self.buffers.outcome.clear();
-        self.phase = "block event listener";
-        self.kv.take_events(&mut self.buffers.events);
-        if let Some(listener) = &mut self.listener
-            && !self.buffers.events.is_empty()
-        {
-            listener(&self.buffers.events);
-        }
-        self.buffers.events.clear();
+        self.deliver_block_events();
         self.publish();
         self.phase = "engine";
         for key in self.buffers.touched.drain(..) {
@@ -400,6 +403,17 @@ impl Core {
                 None => live.sink.close(),
             }
         }
+    }
+
+    fn deliver_block_events(&mut self) {
+        self.phase = "block event listener";
+        self.kv.take_events(&mut self.buffers.events);
+        if let Some(listener) = &mut self.listener
+            && !self.buffers.events.is_empty()
+        {
+            listener(&self.buffers.events);
+        }
+        self.buffers.events.clear();
     }
 
     /// Makes counters and levels visible.

@@ -85,6 +85,8 @@ enum Command {
     Submit(Box<request::Prepared>),
     /// The stream of the request with this key was dropped.
     Cancel(u64),
+    /// Forget every cached block, and say whether that was possible.
+    ResetPrefixCache(Sender<Result<(), Error>>),
     /// Finish what was accepted, then end.
     Drain,
     /// End every request now, then end.
@@ -117,6 +119,20 @@ impl Engine {
     /// Counters and levels as of the last step.
     pub fn stats(&self) -> EngineStats {
         *self.handle.shared.stats.lock()
+    }
+
+    /// Forgets every cached prefix, as after a change that makes old keys and values wrong. Waits
+    /// for the engine thread; not to be called from a plug-in.
+    ///
+    /// # Errors
+    /// [`Error::CacheHeld`] while requests hold blocks, having changed nothing;
+    /// [`Error::ShutDown`].
+    pub fn reset_prefix_cache(&self) -> Result<(), Error> {
+        let shared = &self.handle.shared;
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let _ = shared.commands.send(Command::ResetPrefixCache(reply));
+        // An engine that has ended drops the command, and with it the reply.
+        answer.recv().unwrap_or_else(|_| Err(shared.end_error()))
     }
 
     /// Refuses new requests, waits until every accepted one has finished and the threads have

@@ -51,6 +51,7 @@ impl Core {
                 }
             }
             self.stats.steps += 1;
+            tracing::trace!(rows = plan.rows.len(), tokens = plan.tokens(), "step");
             let kv = self.kv.stats();
             let slots = kv.held_blocks * self.kv.layout().block_size;
             if slots > 0 {
