@@ -1,9 +1,11 @@
 //! Pieces that the benches share: flags, random lengths, rows for people and for machines.
 
 mod report;
+mod shape;
 mod workload;
 
 pub use report::Report;
+pub use shape::Shape;
 pub use workload::{Workload, embedded_model};
 
 use std::path::PathBuf;

@@ -37,6 +37,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode, String> {
+    if args.logprobs.is_some() && !args.json {
+        return Err("--logprobs needs --json: text has no place for them".to_owned());
+    }
     let items = requests::read(args)?;
     let engine = args.engine.build()?;
     let began = Instant::now();

@@ -41,7 +41,7 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "stop is a string or a list of strings")]
 enum Stop {
     One(String),
     Many(Vec<String>),
@@ -76,10 +76,7 @@ pub fn read(args: &Args) -> Result<Vec<Item>, String> {
 }
 
 fn parse_ids(text: &str) -> Result<Vec<TokenId>, String> {
-    let ids = text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty());
+    let ids = text.split(',').map(str::trim);
     ids.map(|id| {
         id.parse()
             .map_err(|_| format!("--prompt-ids: {id:?} is not a token id"))
@@ -90,6 +87,8 @@ fn parse_ids(text: &str) -> Result<Vec<TokenId>, String> {
 /// The requests of a JSONL file; empty lines are skipped. A line without an id is called by its
 /// number, from 0.
 fn lines(bytes: &[u8], args: &Args) -> Vec<Item> {
+    // Some editors begin a file with a byte order mark.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty());
     lines
@@ -112,7 +111,11 @@ fn item(line: &[u8], number: usize, args: &Args) -> Item {
             {
                 id = own.clone();
             }
-            serde_json::from_value::<Line>(value).map_err(|error| invalid(error.to_string()))
+            if !value.is_object() {
+                return Err(invalid("not a JSON object".to_owned()));
+            }
+            // From the text again: a value has forgotten that a key came twice.
+            serde_json::from_str::<Line>(text).map_err(|error| invalid(error.to_string()))
         })
         .and_then(|line| line.into_request(args).map_err(invalid));
     Item {

@@ -15,7 +15,7 @@ pub struct EngineArgs {
     /// Which model.
     #[command(flatten)]
     pub source: Source,
-    /// What weights and KV are computed in. Default: the checkpoint's own type.
+    /// What weights and KV are computed in. Default: bf16 for a bf16 checkpoint, else f32.
     #[arg(long)]
     pub dtype: Option<DTypeArg>,
     /// Threads of the model. Default: the physical cores.
@@ -76,7 +76,10 @@ impl EngineArgs {
             .block_size(self.block_size)
             .max_num_seqs(self.max_num_seqs)
             .max_batched_tokens(self.max_batched_tokens)
-            .prefix_caching(!self.no_prefix_cache);
+            .prefix_caching(!self.no_prefix_cache)
+            // Whoever runs an example has all its requests in memory anyway.
+            .max_intake(usize::MAX)
+            .scheduler(|scheduler| scheduler.max_queue(None));
         if let Some(dtype) = self.dtype {
             serve = serve.dtype(match dtype {
                 DTypeArg::F32 => DType::F32,

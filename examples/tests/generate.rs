@@ -101,9 +101,13 @@ fn a_folder_without_a_tokenizer_serves_ids() {
 
 #[test]
 fn wrong_lines_are_answered_and_the_others_served() {
-    let mut input = Vec::new();
+    // Some editors begin a file with a byte order mark.
+    let mut input = b"\xef\xbb\xbf".to_vec();
     let good = |id: usize| json!({"id": id, "prompt": "KING", "max_tokens": 3}).to_string();
-    let bad: [&[u8]; 14] = [
+    let bad: [&[u8]; 17] = [
+        b"[\"id\", \"HAMLET\", null, null, 1]",
+        b"{\"id\": \"twice\", \"prompt\": \"a\", \"prompt\": \"b\"}",
+        b"{\"id\": \"name\", \"messages\": [{\"role\": \"user\", \"content\": \"x\", \"name\": \"y\"}]}",
         b"not json",
         b"{\"prompt\": \"\xff\xfe\"}",
         b"[1, 2]",
@@ -152,9 +156,41 @@ fn wrong_lines_are_answered_and_the_others_served() {
                 .is_some_and(|text| !text.is_empty())
         );
     }
-    // A line that is no JSON is called by its number.
+    // A line that is no JSON object is called by its number.
     assert!(errors.iter().any(|error| error["id"] == 0));
+    assert!(errors.iter().any(|error| error["id"] == 6));
     assert_eq!(summary(&output)["failed"], bad.len() + 1);
+}
+
+#[test]
+fn lower_priorities_are_served_first_and_thousands_of_lines_are_no_overload() {
+    let mut input = String::new();
+    for i in 0..5000 {
+        let priority = 5000 - i;
+        let line = json!({"id": i, "prompt_ids": [6], "max_tokens": 1, "priority": priority});
+        input.push_str(&line.to_string());
+        input.push('\n');
+    }
+    let args = ["--requests", "-", "--json", "--max-num-seqs", "1"];
+    let output = run(&args, input.as_bytes());
+    let ids: Vec<_> = lines(&output)
+        .iter()
+        .filter_map(|line| line["id"].as_u64())
+        .collect();
+    assert_eq!(ids.len(), 5000);
+    assert!(
+        lines(&output)
+            .iter()
+            .all(|line| line.get("error").is_none())
+    );
+    // The last lines are the most urgent; what was admitted before they came goes first.
+    let place = |id| ids.iter().position(|other| *other == id);
+    assert!(
+        place(4999) < place(2500),
+        "{:?} {:?}",
+        place(4999),
+        place(2500)
+    );
 }
 
 #[test]
@@ -209,6 +245,20 @@ fn options_that_cannot_be_honoured_are_errors_that_name_them() {
             "max_batched_tokens",
         ),
         (&["--prompt-ids", "1,x"], "\"x\""),
+        (&["--prompt-ids", "1,,2"], "\"\""),
+        (&["--prompt", "x", "--logprobs", "2"], "--json"),
+        (
+            &["--prompt", "x", "--block-size", "72057594037927936"],
+            "block",
+        ),
+        (
+            &["--prompt", "x", "--block-size", "18446744073709551615"],
+            "block",
+        ),
+        (
+            &["--prompt", "x", "--kv-blocks", "18446744073709551615"],
+            "block",
+        ),
         (&["--requests", "/nowhere.jsonl"], "/nowhere.jsonl"),
         (&[], "--prompt"),
     ] {

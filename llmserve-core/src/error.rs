@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::contract::kv::KvError;
 use crate::contract::model::ModelError;
 use crate::contract::tokenizer::TokenizerError;
 
@@ -79,6 +80,9 @@ pub enum Error {
         /// Those there are.
         known: String,
     },
+    /// The KV manager refused a call that its contract lets succeed.
+    #[error("KV cache: {0}")]
+    Kv(#[from] KvError),
     /// The prefix cache cannot be reset while requests use it.
     #[error("{held} KV blocks are held by requests: reset when the engine is idle")]
     CacheHeld {
@@ -106,6 +110,7 @@ impl Error {
             Error::Model(_) => "model",
             Error::Panicked { .. } => "panicked",
             Error::UnknownModel { .. } => "unknown_model",
+            Error::Kv(_) => "kv",
             Error::CacheHeld { .. } => "cache_held",
             Error::Cancelled => "cancelled",
             Error::ShutDown => "shut_down",
@@ -114,13 +119,6 @@ impl Error {
 
     /// A field that cannot be honoured, and why.
     pub fn invalid_request(field: &'static str, reason: impl Into<String>) -> Self {
-        Error::InvalidRequest {
-            field,
-            reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Error::InvalidRequest {
             field,
             reason: reason.into(),

@@ -37,7 +37,7 @@ pub mod sampling;
 pub mod text;
 
 pub use contract::clock::{Clock, ManualClock, SystemClock, Time};
-pub use contract::generate::{EventStream, Generate};
+pub use contract::generate::{Blocking, EventStream, Generate};
 pub use contract::kv::{
     BlockEvent, BlockTables, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp, PrefixHit,
     PrefixScope,

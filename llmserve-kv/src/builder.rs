@@ -11,6 +11,9 @@ use crate::stats::Counters;
 /// Most blocks a manager can number: one number is kept as a mark.
 const MAX_BLOCKS: usize = u32::MAX as usize - 1;
 
+/// Most tokens a block may hold. Larger blocks share nothing and waste half of themselves.
+const MAX_BLOCK_SIZE: usize = 1 << 16;
+
 /// Why a manager was not built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -26,7 +29,7 @@ pub enum BuildError {
         /// The limit.
         max: usize,
     },
-    /// The block size is zero, or too large to count slots with 32 bits.
+    /// The block size is zero, or larger than any use for it.
     #[error("a KV block of {block_size} tokens: block_size() takes 1 to {max}")]
     BlockSize {
         /// Tokens a block was to hold.
@@ -173,10 +176,13 @@ impl PagedKvBuilder {
                 max: MAX_BLOCKS,
             });
         }
-        let max = u32::MAX as usize;
-        if block_size == 0 || block_size > max {
-            return Err(BuildError::BlockSize { block_size, max });
+        if block_size == 0 || block_size > MAX_BLOCK_SIZE {
+            return Err(BuildError::BlockSize {
+                block_size,
+                max: MAX_BLOCK_SIZE,
+            });
         }
+        let max = u32::MAX as usize;
         if self.max_sequences == 0 || self.max_sequences > max {
             return Err(BuildError::MaxSequences {
                 max_sequences: self.max_sequences,
@@ -228,7 +234,7 @@ mod tests {
             refused(builder().blocks(u32::MAX as usize)),
             BuildError::TooManyBlocks { .. }
         ));
-        for size in [0, u32::MAX as usize + 1] {
+        for size in [0, MAX_BLOCK_SIZE + 1, usize::MAX] {
             assert!(matches!(
                 refused(builder().block_size(size)),
                 BuildError::BlockSize { block_size, .. } if block_size == size
@@ -256,13 +262,10 @@ mod tests {
 
     #[test]
     fn more_slots_than_can_be_counted_are_refused_without_trying() {
-        let huge = u32::MAX as usize - 1;
+        let (blocks, block_size) = (MAX_BLOCKS, MAX_BLOCK_SIZE);
         assert_eq!(
-            refused(builder().blocks(huge).block_size(huge)),
-            BuildError::TooLarge {
-                blocks: huge,
-                block_size: huge
-            }
+            refused(builder().blocks(blocks).block_size(block_size)),
+            BuildError::TooLarge { blocks, block_size }
         );
     }
 }

@@ -9,7 +9,8 @@
 /// let scheduler = ContinuousScheduler::builder().config(config).build()?;
 /// # Ok::<(), llmserve_sched::BuildError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
     /// Most tokens one step computes, all rows together. Default 2,048; at least 1. It may be
     /// smaller than [`max_num_seqs`](Self::max_num_seqs): running sequences then take turns.

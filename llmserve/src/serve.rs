@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llmserve_core::{BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder};
+use llmserve_core::{
+    BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder, Scheduler,
+};
 use llmserve_kv::PagedKv;
 use llmserve_model::{CpuOptions, DType, FileDType, Kernels, LoadError, ModelFolder};
-use llmserve_sched::{ContinuousScheduler, Policy};
+use llmserve_sched::{ContinuousScheduler, Policy, Priority, SchedulerBuilder};
 
 /// KV memory unless said otherwise. It is only reserved: pages become resident when first used.
 const DEFAULT_KV_BYTES: usize = 1 << 30;
@@ -39,8 +41,8 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         kv_bytes: DEFAULT_KV_BYTES,
         block_size: 16,
         prefix_caching: true,
-        scheduler: ContinuousScheduler::builder(),
-        max_num_seqs: 256,
+        scheduler: ContinuousScheduler::builder().policy(Priority),
+        max_intake: None,
         recorder: Arc::new(NoopRecorder),
         listener: None,
         seed: None,
@@ -57,8 +59,8 @@ pub struct Serve {
     kv_bytes: usize,
     block_size: usize,
     prefix_caching: bool,
-    scheduler: llmserve_sched::SchedulerBuilder,
-    max_num_seqs: usize,
+    scheduler: SchedulerBuilder,
+    max_intake: Option<usize>,
     recorder: Arc<dyn Recorder>,
     listener: Option<Listener>,
     seed: Option<u64>,
@@ -67,7 +69,8 @@ pub struct Serve {
 type Listener = Box<dyn FnMut(&[BlockEvent]) + Send>;
 
 impl Serve {
-    /// How weights and KV are stored; by default bf16 for a checkpoint in 16 bits, else f32.
+    /// How weights and KV are stored. By default bf16 for a checkpoint whose config says bf16, else
+    /// f32: nothing is rounded unasked.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
         self
@@ -98,7 +101,8 @@ impl Serve {
         self
     }
 
-    /// KV memory in bytes, 1 GiB by default; reserved, and resident once used.
+    /// KV memory in bytes, 1 GiB by default; reserved, and resident once used. Where it holds less
+    /// than the model's context, sequences are limited to what it holds.
     pub fn kv_bytes(mut self, bytes: usize) -> Self {
         self.kv_bytes = bytes;
         self
@@ -118,7 +122,6 @@ impl Serve {
 
     /// Most sequences that run at once; 256 by default.
     pub fn max_num_seqs(mut self, sequences: usize) -> Self {
-        self.max_num_seqs = sequences;
         self.scheduler = self.scheduler.max_num_seqs(sequences);
         self
     }
@@ -129,18 +132,23 @@ impl Serve {
         self
     }
 
-    /// Who waits for whom; first come, first served by default.
+    /// Who waits for whom; by default those of lower [`Request::priority`](llmserve_core::Request::priority) first, and among equals who
+    /// came first.
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.scheduler = self.scheduler.policy(policy);
         self
     }
 
     /// More of the scheduler's options.
-    pub fn scheduler(
-        mut self,
-        change: impl FnOnce(llmserve_sched::SchedulerBuilder) -> llmserve_sched::SchedulerBuilder,
-    ) -> Self {
+    pub fn scheduler(mut self, change: impl FnOnce(SchedulerBuilder) -> SchedulerBuilder) -> Self {
         self.scheduler = change(self.scheduler);
+        self
+    }
+
+    /// Most requests on their way to the engine thread; see
+    /// [`EngineBuilder::max_intake`](llmserve_core::EngineBuilder::max_intake).
+    pub fn max_intake(mut self, requests: usize) -> Self {
+        self.max_intake = Some(requests);
         self
     }
 
@@ -171,22 +179,27 @@ impl Serve {
         let folder = ModelFolder::open(&self.folder)?;
         let mut options = self.options;
         options.dtype = self.dtype.unwrap_or(match folder.config.weights_dtype {
-            Some(FileDType::BF16 | FileDType::F16) => DType::BF16,
+            Some(FileDType::BF16) => DType::BF16,
             _ => DType::F32,
         });
         if options.name.is_none() {
             let name = folder.path.file_name();
             options.name = name.map(|name| name.to_string_lossy().into_owned());
         }
+        let scheduler = self.scheduler.build()?;
         let loaded = folder.into_cpu(options)?;
         let info = loaded.model.info();
         let group = &info.kv.groups[0];
-        let blocks = self.kv_blocks.unwrap_or_else(|| {
-            let block = group.bytes_per_token.max(1) * self.block_size.max(1);
-            let context = info.max_context.div_ceil(self.block_size.max(1));
-            // One full context always fits; beyond that, memory decides.
-            (self.kv_bytes / block).clamp(context, context * self.max_num_seqs.max(1))
-        });
+        let blocks = match self.kv_blocks {
+            Some(blocks) => blocks,
+            None => default_blocks(
+                self.kv_bytes,
+                self.block_size,
+                group.bytes_per_token,
+                info.max_context,
+                scheduler.max_num_seqs(),
+            ),
+        };
         let kv = PagedKv::builder()
             .blocks(blocks)
             .block_size(self.block_size)
@@ -200,7 +213,7 @@ impl Serve {
             .build()?;
         let mut builder = Engine::builder(loaded.model)
             .kv(kv)
-            .scheduler(self.scheduler.build()?)
+            .scheduler(scheduler)
             .recorder(self.recorder);
         if let Some(tokenizer) = loaded.tokenizer {
             builder = builder.tokenizer(tokenizer);
@@ -208,9 +221,27 @@ impl Serve {
         if let Some(listener) = self.listener {
             builder = builder.on_block_events(listener);
         }
+        if let Some(requests) = self.max_intake {
+            builder = builder.max_intake(requests);
+        }
         if let Some(seed) = self.seed {
             builder = builder.seed(seed);
         }
         Ok(builder.build()?)
     }
+}
+
+/// As many blocks as the bytes hold, but no more than all sequences could use. A context that does
+/// not fit is cut short by the engine, which says so.
+fn default_blocks(
+    kv_bytes: usize,
+    block_size: usize,
+    bytes_per_token: usize,
+    max_context: usize,
+    max_num_seqs: usize,
+) -> usize {
+    let block = bytes_per_token.saturating_mul(block_size).max(1);
+    let context = max_context.div_ceil(block_size.max(1));
+    let useful = context.saturating_mul(max_num_seqs);
+    (kv_bytes / block).clamp(1, useful.max(1))
 }

@@ -111,7 +111,7 @@ fn check(dtype: DType) {
     for i in (0..64).step_by(3) {
         if let Some(stream) = &mut streams[i] {
             for _ in 0..1 + i % 3 {
-                stream.next().unwrap().unwrap();
+                stream.blocking_next().unwrap().unwrap();
             }
         }
         streams[i] = None;

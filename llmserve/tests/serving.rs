@@ -11,7 +11,7 @@ use llmserve::prelude::*;
 use llmserve::{
     FinishReason, LogitsContext, LogitsProcessor, ManualClock, MemoryRecorder, ModelError,
 };
-use support::{EOS, Letters, PageModel, Sizes, VOCAB, builder, drained, engine, hash_logits};
+use support::{EOS, Gate, Letters, PageModel, Sizes, VOCAB, builder, drained, engine, hash_logits};
 
 fn cycle(context: &[u32]) -> u32 {
     2 + (context.len() as u32 % 26)
@@ -22,6 +22,7 @@ fn streams_tokens_then_finishes() {
     let engine = engine(PageModel::greedy(cycle), Sizes::default());
     let events: Vec<Event> = engine
         .generate(Request::text("hi").max_tokens(4))
+        .into_iter()
         .map(Result::unwrap)
         .collect();
     assert!(matches!(&events[0], Event::Started(s) if *s.prompt_ids == [0, 9, 10]));
@@ -322,9 +323,9 @@ fn dropping_a_stream_cancels_and_frees() {
         .collect();
     let kept = streams.pop().unwrap();
     // Some run, some wait; all but one go away.
-    assert!(streams[0].next().unwrap().is_ok());
+    assert!(streams[0].blocking_next().unwrap().is_ok());
     drop(streams);
-    drop(kept.take(3).collect::<Vec<_>>());
+    drop(kept.into_iter().take(3).collect::<Vec<_>>());
     // A cancelled one's slot and blocks serve others.
     let other = engine
         .generate(Request::tokens([0, 9]).max_tokens(3))
@@ -365,7 +366,10 @@ fn a_reader_that_never_reads_disturbs_nobody() {
 fn deadlines_end_running_and_waiting_requests() {
     let clock = Arc::new(ManualClock::default());
     let ticking = clock.clone();
+    let gate = Gate::default();
+    let held = gate.clone();
     let model = PageModel::new(Arc::new(move |context, logits| {
+        held.wait();
         ticking.advance(Duration::from_millis(1));
         logits.fill(0.0);
         logits[cycle(context) as usize] = 10.0;
@@ -385,6 +389,7 @@ fn deadlines_end_running_and_waiting_requests() {
     let running = engine.generate(Request::text("a").max_tokens(500).deadline(deadline));
     let waiting = engine.generate(Request::text("b").max_tokens(5).deadline(deadline).n(1));
     let patient = engine.generate(Request::text("c").max_tokens(5));
+    gate.open();
     let running = running.wait().unwrap();
     assert_eq!(running.choices[0].reason, Some(FinishReason::Deadline));
     let tokens = running.ids().len();
@@ -754,8 +759,13 @@ fn a_full_queue_refuses_and_loses_nobody() {
 #[test]
 fn metrics_carry_the_names_people_chart() {
     let recorder = Arc::new(MemoryRecorder::default());
+    let gate = Gate::default();
+    let held = gate.clone();
     let engine = builder(
-        PageModel::greedy(cycle),
+        PageModel::greedy(move |context| {
+            held.wait();
+            cycle(context)
+        }),
         Sizes {
             blocks: 12,
             ..Sizes::default()
@@ -767,6 +777,8 @@ fn metrics_carry_the_names_people_chart() {
     let streams: Vec<_> = (0..4)
         .map(|_| engine.generate(Request::tokens(vec![5; 40]).max_tokens(60)))
         .collect();
+    // The first is in a step; the others wait, and are admitted together after it.
+    gate.open();
     for stream in streams {
         stream.wait().unwrap();
     }
@@ -801,4 +813,430 @@ fn metrics_carry_the_names_people_chart() {
         "{text}"
     );
     drained(&engine);
+}
+
+#[test]
+fn a_model_that_fails_after_submission_fails_that_step_alone() {
+    use llmserve::{Batch, KvGroupSpec, KvLayout, Logits, Model, ModelInfo, PageStore, StepLimits};
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fault {
+        RowFails,
+        RowPanics,
+        DropPanics,
+        ShortRow,
+        LongRow,
+        TooFewRows,
+    }
+    /// The page model, whose logits go wrong where a sequence begins with token 50.
+    struct Faulty(PageModel, Fault, ModelInfo);
+    struct Wrong(Box<dyn Logits>, Fault, Vec<f32>);
+    impl Logits for Wrong {
+        fn rows(&self) -> usize {
+            if self.1 == Fault::TooFewRows {
+                0
+            } else {
+                self.0.rows()
+            }
+        }
+        fn row(&mut self, index: usize) -> Result<&[f32], ModelError> {
+            match self.1 {
+                Fault::RowFails => Err(ModelError::Backend("late".into())),
+                Fault::RowPanics => panic!("late"),
+                Fault::ShortRow | Fault::LongRow => Ok(&self.2),
+                _ => self.0.row(index),
+            }
+        }
+    }
+    impl Drop for Wrong {
+        fn drop(&mut self) {
+            assert!(self.1 != Fault::DropPanics, "late");
+        }
+    }
+    impl Model for Faulty {
+        fn info(&self) -> &ModelInfo {
+            &self.2
+        }
+        fn prepare(&mut self, layout: &KvLayout, limits: StepLimits) -> Result<(), ModelError> {
+            self.0.prepare(layout, limits)
+        }
+        fn submit(&mut self, batch: &Batch<'_>) -> Result<Box<dyn Logits>, ModelError> {
+            let poisoned = batch.tokens.contains(&50);
+            let logits = self.0.submit(batch)?;
+            let row = vec![
+                0.0;
+                if self.1 == Fault::LongRow {
+                    VOCAB + 8
+                } else {
+                    VOCAB - 8
+                }
+            ];
+            Ok(if poisoned {
+                Box::new(Wrong(logits, self.1, row))
+            } else {
+                logits
+            })
+        }
+        fn pages(&mut self) -> &mut dyn PageStore {
+            self.0.pages()
+        }
+    }
+    for fault in [
+        Fault::RowFails,
+        Fault::RowPanics,
+        Fault::DropPanics,
+        Fault::ShortRow,
+        Fault::LongRow,
+        Fault::TooFewRows,
+    ] {
+        let info = ModelInfo::new("faulty", VOCAB, 1024, KvGroupSpec::full(8, "tokens"));
+        let model = Faulty(PageModel::hashing(), fault, info);
+        let engine = engine(model, Sizes::default());
+        let poisoned: Vec<u32> = (0..40)
+            .map(|i| if i == 39 { 50 } else { 2 + i % 40 })
+            .collect();
+        let error = engine
+            .generate(Request::tokens(poisoned.clone()))
+            .wait()
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Model(_) | Error::Panicked { part: "model", .. }
+            ),
+            "{error}"
+        );
+        // Nothing the failed step wrote can be hit, and the engine goes on.
+        let clean = Request::tokens(&poisoned[..39]).max_tokens(1);
+        let response = engine.generate(clean).wait().unwrap();
+        assert_eq!(response.choices[0].usage.cached_tokens, 0);
+        drained(&engine);
+    }
+}
+
+#[test]
+fn a_kv_manager_that_refuses_ends_the_request_and_never_hangs() {
+    use llmserve::kv::PagedKv;
+    use llmserve::{
+        BlockEvent, BlockId, BlockTables, GroupId, KvError, KvLayout, KvManager, KvStats, PageOp,
+        PrefixHit, PrefixScope, SequenceId,
+    };
+    /// Refuses what its name says.
+    struct Refusing(PagedKv, &'static str);
+    impl Refusing {
+        fn check(&self, sequence: SequenceId, call: &str) -> Result<(), KvError> {
+            if self.1 == call {
+                return Err(KvError::Invalid {
+                    sequence,
+                    reason: "refused",
+                });
+            }
+            Ok(())
+        }
+    }
+    impl BlockTables for Refusing {
+        fn table(&self, sequence: SequenceId, group: GroupId) -> &[BlockId] {
+            self.0.table(sequence, group)
+        }
+    }
+    impl KvManager for Refusing {
+        fn layout(&self) -> &KvLayout {
+            self.0.layout()
+        }
+        fn open(
+            &mut self,
+            id: SequenceId,
+            tokens: &[u32],
+            scope: PrefixScope,
+        ) -> Result<(), KvError> {
+            self.check(id, "open")
+                .and_then(|()| self.0.open(id, tokens, scope))
+        }
+        fn is_open(&self, id: SequenceId) -> bool {
+            self.0.is_open(id)
+        }
+        fn prefix(&self, id: SequenceId) -> PrefixHit {
+            self.0.prefix(id)
+        }
+        fn demand(&self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
+            self.0.demand(id, tokens)
+        }
+        fn available(&self) -> usize {
+            self.0.available()
+        }
+        fn allocate(&mut self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
+            // The second allocation: of a sequence that runs.
+            if tokens > 3 {
+                self.check(id, "allocate")?;
+            }
+            self.check(id, "admit")
+                .and_then(|()| self.0.allocate(id, tokens))
+        }
+        fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), KvError> {
+            self.0.append(id, tokens)
+        }
+        fn seal(&mut self, id: SequenceId, computed: usize) -> Result<(), KvError> {
+            self.check(id, "seal")
+                .and_then(|()| self.0.seal(id, computed))
+        }
+        fn revoke(&mut self, id: SequenceId) -> Result<(), KvError> {
+            self.0.revoke(id)
+        }
+        fn trim(&mut self, id: SequenceId, tokens: usize) -> Result<(), KvError> {
+            self.0.trim(id, tokens)
+        }
+        fn fork(&mut self, parent: SequenceId, child: SequenceId) -> Result<(), KvError> {
+            self.check(child, "fork")
+                .and_then(|()| self.0.fork(parent, child))
+        }
+        fn release(&mut self, id: SequenceId) -> Result<(), KvError> {
+            self.0.release(id)
+        }
+        fn close(&mut self, id: SequenceId) {
+            self.0.close(id);
+        }
+        fn reset(&mut self) -> Result<(), KvError> {
+            self.0.reset()
+        }
+        fn take_page_ops(&mut self, out: &mut Vec<PageOp>) {
+            self.0.take_page_ops(out);
+        }
+        fn take_events(&mut self, out: &mut Vec<BlockEvent>) {
+            self.0.take_events(out);
+        }
+        fn stats(&self) -> KvStats {
+            self.0.stats()
+        }
+    }
+    for call in ["open", "admit", "allocate", "seal", "fork"] {
+        let root = llmserve::IdentityRoot::new(1, "tokens", 16);
+        let kv = PagedKv::builder()
+            .blocks(64)
+            .block_size(16)
+            .root(root)
+            .build()
+            .unwrap();
+        let scheduler = llmserve::sched::ContinuousScheduler::builder()
+            .build()
+            .unwrap();
+        let engine = Engine::builder(PageModel::greedy(cycle))
+            .kv(Refusing(kv, call))
+            .scheduler(scheduler)
+            .build()
+            .unwrap();
+        let request = Request::tokens([5, 6, 7])
+            .max_tokens(8)
+            .temperature(1.0)
+            .n(2);
+        let error = engine.generate(request).wait().unwrap_err();
+        assert!(
+            matches!(error, Error::Kv(KvError::Invalid { .. })),
+            "{call}: {error}"
+        );
+        drained(&engine);
+    }
+}
+
+#[test]
+fn a_tokenizer_that_panics_ends_its_request_alone() {
+    use llmserve::{RenderOptions, Tokenizer, TokenizerError};
+    struct Nervous;
+    impl Tokenizer for Nervous {
+        fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+            assert!(text != "boo", "encode");
+            Letters.encode(text, special)
+        }
+        fn decode(&self, ids: &[u32], skip: bool) -> Result<String, TokenizerError> {
+            assert!(!ids.contains(&40), "decode");
+            Letters.decode(ids, skip)
+        }
+        fn render(&self, _: &[Message], _: &RenderOptions) -> Result<String, TokenizerError> {
+            panic!("render")
+        }
+    }
+    let model = PageModel::greedy(|context| if context.contains(&41) { 40 } else { 7 });
+    let engine = builder(model, Sizes::default())
+        .tokenizer(Arc::new(Nervous))
+        .build()
+        .unwrap();
+    let healthy = engine.generate(Request::text("a").max_tokens(100));
+    for (request, expected) in [
+        (Request::text("boo"), "encode"),
+        (Request::messages([Message::user("a")]), "render"),
+        (Request::tokens([41]).max_tokens(3), "decode"),
+        (
+            Request::tokens([41]).max_tokens(3).temperature(1.0).n(3),
+            "decode",
+        ),
+    ] {
+        match engine.generate(request).wait().unwrap_err() {
+            Error::Panicked {
+                part: "tokenizer",
+                message,
+            } => assert_eq!(message, expected),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(healthy.wait().unwrap().ids().len(), 100);
+    drained(&engine);
+}
+
+#[test]
+fn parts_that_panic_where_all_requests_meet_end_every_stream_with_a_word() {
+    use llmserve::{Counter, Gauge, Histogram, Recorder};
+    struct Angry;
+    impl Counter for Angry {
+        fn add(&self, _: u64) {}
+    }
+    impl Gauge for Angry {
+        fn set(&self, _: f64) {}
+    }
+    impl Histogram for Angry {
+        fn record(&self, _: f64) {
+            panic!("no records");
+        }
+    }
+    impl Recorder for Angry {
+        fn counter(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Counter> {
+            Arc::new(Angry)
+        }
+        fn gauge(&self, _: &'static str, _: &'static str, _: &[(&str, &str)]) -> Arc<dyn Gauge> {
+            Arc::new(Angry)
+        }
+        fn histogram(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &'static [f64],
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Histogram> {
+            Arc::new(Angry)
+        }
+    }
+    /// Panics again when the engine lets go of it.
+    struct Bomb;
+    impl LogitsProcessor for Bomb {
+        fn process(&self, _: &LogitsContext<'_>, _: &mut [f32]) {}
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                panic!("dropped");
+            }
+        }
+    }
+    let engine = builder(PageModel::greedy(cycle), Sizes::default())
+        .recorder(Arc::new(Angry))
+        .build()
+        .unwrap();
+    let streams: Vec<_> = (0..5)
+        .map(|_| engine.generate(Request::text("a").processor(Arc::new(Bomb))))
+        .collect();
+    for stream in streams {
+        let error = stream.wait().unwrap_err();
+        assert!(
+            matches!(&error, Error::Panicked { .. } | Error::ShutDown),
+            "{error}"
+        );
+    }
+    engine.drain();
+    assert!(engine.generate(Request::text("a")).wait().is_err());
+}
+
+#[test]
+fn a_long_text_does_not_delay_short_prompts() {
+    use llmserve::{RenderOptions, Tokenizer, TokenizerError};
+    /// Encodes long texts only once told to.
+    struct Slow(Gate);
+    impl Tokenizer for Slow {
+        fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+            if text.len() > 100_000 {
+                self.0.wait();
+            }
+            Letters.encode(text, special)
+        }
+        fn decode(&self, ids: &[u32], skip: bool) -> Result<String, TokenizerError> {
+            Letters.decode(ids, skip)
+        }
+        fn render(
+            &self,
+            messages: &[Message],
+            o: &RenderOptions,
+        ) -> Result<String, TokenizerError> {
+            Letters.render(messages, o)
+        }
+    }
+    let gate = Gate::default();
+    let engine = builder(PageModel::greedy(cycle), Sizes::default())
+        .tokenizer(Arc::new(Slow(gate.clone())))
+        .build()
+        .unwrap();
+    let long = engine.generate(Request::text("a".repeat(200_000)));
+    let short = engine
+        .generate(Request::text("abc").max_tokens(2))
+        .wait()
+        .unwrap();
+    assert_eq!(short.ids().len(), 2);
+    gate.open();
+    let error = long.wait().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::PromptTooLong {
+                tokens: 200_001,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    drained(&engine);
+}
+
+#[test]
+fn more_requests_than_any_queue_holds_are_served_where_no_limit_is_set() {
+    let scheduler = llmserve::sched::ContinuousScheduler::builder().max_queue(None);
+    let root = llmserve::IdentityRoot::new(1, "tokens", 16);
+    let kv = llmserve::kv::PagedKv::builder()
+        .blocks(256)
+        .block_size(16)
+        .root(root);
+    let engine = Engine::builder(PageModel::greedy(cycle))
+        .kv(kv.build().unwrap())
+        .scheduler(scheduler.build().unwrap())
+        .max_intake(usize::MAX)
+        .build()
+        .unwrap();
+    let streams: Vec<_> = (0..20_000u32)
+        .map(|i| engine.generate(Request::tokens([2 + i % 60]).max_tokens(1)))
+        .collect();
+    assert!(streams.into_iter().all(|stream| stream.wait().is_ok()));
+    drained(&engine);
+}
+
+#[test]
+fn an_async_host_polls_the_same_stream() {
+    use futures_core::Stream;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    let engine = engine(PageModel::greedy(cycle), Sizes::default());
+    let mut stream = pin!(engine.generate(Request::text("a").max_tokens(3)));
+    let mut events = 0;
+    loop {
+        match stream
+            .as_mut()
+            .poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(Some(event)) => {
+                event.unwrap();
+                events += 1;
+            }
+            Poll::Ready(None) => break,
+            Poll::Pending => thread::yield_now(),
+        }
+    }
+    assert_eq!(events, 1 + 3 + 1);
 }

@@ -164,7 +164,7 @@ fn says(text: &str) -> Vec<Step> {
 /// All events of a stream that does not fail.
 #[track_caller]
 fn events(stream: EventStream) -> Vec<Event> {
-    stream.map(Result::unwrap).collect()
+    stream.into_iter().map(Result::unwrap).collect()
 }
 
 /// The events without what is each run's own.

@@ -42,7 +42,7 @@ fn every_answer_is_the_requests_own_and_every_count_adds_up() {
                     let expected = format!("{:?}", request.prompt);
                     let mut stream = cached.generate(request);
                     if random.below(5) == 0 {
-                        stream.next();
+                        stream.blocking_next();
                         continue;
                     }
                     match stream.wait() {

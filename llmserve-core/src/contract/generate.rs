@@ -44,8 +44,9 @@ impl<G: Generate + ?Sized> Generate for Box<G> {
 
 /// The events of one request.
 ///
-/// Owns its parts, so it can move to any thread or task. [`Stream::poll_next`] is the primitive;
-/// the blocking [`Iterator`] parks the thread between events. Dropping it cancels the request.
+/// Owns its parts, so it can move to any thread or task. It is a [`Stream`] for async hosts; a `for`
+/// loop over it, [`blocking_next`](Self::blocking_next) and [`wait`](Self::wait) park the thread
+/// between events. Dropping it cancels the request.
 ///
 /// After an error, or after every choice has finished, the stream ends.
 pub struct EventStream {
@@ -127,10 +128,9 @@ impl Wake for Unpark {
     }
 }
 
-impl Iterator for EventStream {
-    type Item = Result<Event, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl EventStream {
+    /// Waits for the next event, parking the thread; none after the last.
+    pub fn blocking_next(&mut self) -> Option<Result<Event, Error>> {
         // One waker a thread: making it costs an allocation, and an event is often ready.
         thread_local! {
             static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -148,6 +148,47 @@ impl Iterator for EventStream {
     }
 }
 
+/// The blocking iterator over a stream, owned or borrowed: see [`EventStream::blocking_next`].
+///
+/// An adapter and not the stream itself, so that `stream.next()` means one thing where an async
+/// host has `StreamExt` in scope.
+#[derive(Debug)]
+pub struct Blocking<S>(S);
+
+impl Iterator for Blocking<EventStream> {
+    type Item = Result<Event, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.blocking_next()
+    }
+}
+
+impl Iterator for Blocking<&mut EventStream> {
+    type Item = Result<Event, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.blocking_next()
+    }
+}
+
+impl IntoIterator for EventStream {
+    type Item = Result<Event, Error>;
+    type IntoIter = Blocking<EventStream>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Blocking(self)
+    }
+}
+
+impl<'a> IntoIterator for &'a mut EventStream {
+    type Item = Result<Event, Error>;
+    type IntoIter = Blocking<&'a mut EventStream>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Blocking(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,8 +196,8 @@ mod tests {
     #[test]
     fn ends_after_an_error() {
         let mut stream = EventStream::ready([Err(Error::ShutDown), Err(Error::Cancelled)]);
-        assert!(matches!(stream.next(), Some(Err(Error::ShutDown))));
-        assert!(stream.next().is_none());
+        assert!(matches!(stream.blocking_next(), Some(Err(Error::ShutDown))));
+        assert!(stream.blocking_next().is_none());
     }
 
     #[test]
@@ -187,7 +228,7 @@ mod tests {
                 thread::yield_now();
             }
         });
-        assert!(stream.next().is_none());
+        assert!(stream.blocking_next().is_none());
         other.join().unwrap();
     }
 }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::clock::Time;
-use super::kv::KvManager;
+use super::kv::{KvError, KvManager};
 use crate::ids::{SequenceId, TokenId};
 
 /// What a scheduler knows of a request. The prompt is already open in the KV manager under `id`.
@@ -139,6 +139,9 @@ pub struct StepPlan {
     pub admitted: Vec<Admission>,
     /// Sequences whose blocks were taken away; they wait again and lose nothing but time.
     pub preempted: Vec<SequenceId>,
+    /// Sequences that cannot go on, in this plan or since the last commit, because the KV manager
+    /// refused a call that its contract lets succeed. The engine ends their requests.
+    pub lost: Vec<(SequenceId, KvError)>,
 }
 
 impl StepPlan {
@@ -147,6 +150,7 @@ impl StepPlan {
         self.rows.clear();
         self.admitted.clear();
         self.preempted.clear();
+        self.lost.clear();
     }
 
     /// Tokens the step computes.

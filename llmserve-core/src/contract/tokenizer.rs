@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or what the template knows.
     pub role: String,

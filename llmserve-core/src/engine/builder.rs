@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::core::{Buffers, Core, EventListener, Sequences};
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
-use super::intake::{self, Limits};
+use super::intake::{self, LastLane, Limits};
 use super::{Engine, EngineStats, Handle, Shared, State};
 use crate::contract::clock::{Clock, SystemClock};
 use crate::contract::kv::{BlockEvent, KvManager};
@@ -19,7 +19,7 @@ use crate::contract::scheduler::Scheduler;
 use crate::contract::tokenizer::Tokenizer;
 use crate::metrics::{NoopRecorder, Recorder};
 
-/// Requests that may wait for their prompt to be encoded, unless said otherwise.
+/// Requests that may be on their way to the engine thread, unless said otherwise.
 const DEFAULT_MAX_INTAKE: usize = 16_384;
 
 /// Why an engine could not be built.
@@ -29,7 +29,7 @@ pub enum BuildError {
     /// A part without which there is no engine.
     #[error("an engine needs a {0}: give it with EngineBuilder::{0}")]
     MissingPart(&'static str),
-    /// The KV manager serves another number of groups than the model has.
+    /// The KV manager serves another number of groups than the model has, or there are none.
     #[error("the model has {model} KV groups, the KV manager serves {manager}")]
     KvGroups {
         /// Groups of the model.
@@ -123,7 +123,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Most requests waiting to be encoded before new ones are refused; 16,384 by default.
+    /// Most requests on their way to the engine thread, being encoded or waiting for the end of a
+    /// step, before new ones are refused; 16,384 by default. Those beyond are the scheduler's, which
+    /// has a limit of its own.
     pub fn max_intake(mut self, requests: usize) -> Self {
         self.max_intake = requests;
         self
@@ -148,7 +150,7 @@ impl EngineBuilder {
         let scheduler = scheduler.ok_or(BuildError::MissingPart("scheduler"))?;
         let layout = kv.layout().clone();
         let groups = (model.info().kv.groups.len(), layout.blocks.len());
-        if groups.0 != groups.1 {
+        if groups.0 != groups.1 || groups.0 == 0 {
             return Err(BuildError::KvGroups {
                 model: groups.0,
                 manager: groups.1,
@@ -194,7 +196,8 @@ impl EngineBuilder {
         };
         let instruments = Instruments::new(recorder, &info.name);
         let (command_sender, commands) = crossbeam_channel::unbounded();
-        let (job_sender, jobs) = crossbeam_channel::unbounded();
+        let (short, short_jobs) = crossbeam_channel::unbounded();
+        let (long, long_jobs) = crossbeam_channel::unbounded();
         let stats = EngineStats {
             kv_blocks_total: kv.stats().total_blocks,
             ..Default::default()
@@ -205,7 +208,8 @@ impl EngineBuilder {
             state: Mutex::new(State::default()),
             stopped: Condvar::new(),
             stats: Mutex::new(stats),
-            in_intake: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
             next_key: AtomicU64::new(0),
         });
         let core = Core {
@@ -227,26 +231,31 @@ impl EngineBuilder {
             draining: false,
             stats,
             waste_sum: 0.0,
+            steps: 0,
             phase: "engine",
             buffers: Buffers::default(),
         };
         thread::Builder::new()
             .name("llmserve-engine".into())
             .spawn(move || core.run())?;
-        let intake = {
+        let last = Arc::new(LastLane(shared.clone()));
+        for (name, jobs) in [
+            ("llmserve-intake", short_jobs),
+            ("llmserve-intake-long", long_jobs),
+        ] {
             let (shared, limits, tokenizer) = (shared.clone(), limits.clone(), tokenizer.clone());
-            move || intake::run(&jobs, &shared, &limits, tokenizer.as_ref())
-        };
-        // Should this fail, dropping the job channel is not enough to end the engine thread.
-        if let Err(error) = thread::Builder::new()
-            .name("llmserve-intake".into())
-            .spawn(intake)
-        {
-            let _ = shared.commands.send(super::Command::Stop);
-            return Err(error.into());
+            let (last, stop) = (last.clone(), shared.clone());
+            let lane = move || {
+                let _last = last;
+                intake::run(&jobs, &shared, &limits, tokenizer.as_ref());
+            };
+            if let Err(error) = thread::Builder::new().name(name.into()).spawn(lane) {
+                stop.stop.store(true, Ordering::SeqCst);
+                return Err(error.into());
+            }
         }
         let handle = Handle {
-            intake: job_sender,
+            intake: [short, long],
             shared,
             limits,
             tokenizer,

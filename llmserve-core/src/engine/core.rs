@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -13,7 +14,7 @@ use super::request::{Live, Prepared, Sequence, Text};
 use super::{Command, EngineStats, Shared};
 use crate::contract::clock::{Clock, Time};
 use crate::contract::kv::{BlockEvent, KvError, KvManager, PageOp, PrefixScope};
-use crate::contract::model::{BatchRow, Model, ModelError};
+use crate::contract::model::{BatchRow, Model};
 use crate::contract::scheduler::{End, Refusal, SchedRequest, Scheduler, StepOutcome, StepPlan};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::{Error, panic_message};
@@ -31,8 +32,8 @@ const NOTHING_PLANNED: Duration = Duration::from_millis(1);
 /// Commands taken between two steps: a flood of new requests does not stop the running ones.
 const COMMANDS_PER_STEP: usize = 1024;
 
-/// Prompt positions whose logits are held at once for prompt logprobs: a row of logits can be a
-/// megabyte.
+/// Prompt positions of one sequence whose logits are held at once for prompt logprobs: a row of
+/// logits can be a megabyte.
 const PROMPT_LOGPROBS_CHUNK: usize = 64;
 
 /// Everything the engine thread owns.
@@ -54,6 +55,8 @@ pub(super) struct Core {
     pub(super) draining: bool,
     pub(super) stats: EngineStats,
     pub(super) waste_sum: f64,
+    /// Steps begun.
+    pub(super) steps: u64,
     /// What is running, to name it should it panic.
     pub(super) phase: &'static str,
     pub(super) buffers: Buffers,
@@ -98,6 +101,15 @@ impl Sequences {
         let (generation, sequence) = self.slots.get(id.slot())?;
         if *generation == id.generation() {
             sequence.as_deref()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        let (generation, sequence) = self.slots.get_mut(id.slot())?;
+        if *generation == id.generation() {
+            sequence.as_deref_mut()
         } else {
             None
         }
@@ -151,8 +163,18 @@ impl Core {
             state.closed = true;
             state.failure = failure;
         }
-        // Ends the streams of all requests, those still queued as commands too. A part's own drop
-        // may panic; whoever waits for the end must still be told.
+        // Every stream ends, whatever the hosts' own parts do when they are dropped.
+        for (_, live) in self.requests.drain() {
+            let Live { sink, .. } = live;
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(sink)));
+        }
+        for (live, error) in self.buffers.done.drain(..) {
+            let error = error.unwrap_or_else(|| shared.end_error());
+            let _ = catch_unwind(AssertUnwindSafe(|| live.sink.fail(error)));
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(command)));
+        }
         let _ = catch_unwind(AssertUnwindSafe(move || drop(self)));
         shared.state.lock().stopped = true;
         shared.stopped.notify_all();
@@ -160,36 +182,46 @@ impl Core {
 
     fn serve(&mut self) -> Result<(), Error> {
         loop {
+            self.commit_ended();
             if self.requests.is_empty() {
-                if self.draining {
+                if self.draining || self.stopping() {
                     return Ok(());
                 }
                 match self.commands.recv() {
-                    Ok(Command::Stop) | Err(_) => return Ok(()),
                     Ok(command) => self.command(command),
+                    Err(_) => return Ok(()),
                 }
             }
             for _ in 0..COMMANDS_PER_STEP {
                 match self.commands.try_recv() {
-                    Ok(Command::Stop) => return Ok(()),
                     Ok(command) => self.command(command),
                     Err(_) => break,
                 }
             }
-            self.expire();
-            if !self.buffers.outcome.ended.is_empty() {
-                self.commit();
+            if self.stopping() {
+                return Ok(());
             }
+            self.expire();
+            self.commit_ended();
             if self.requests.is_empty() {
                 continue;
             }
-            if !self.step()? {
-                match self.commands.recv_timeout(NOTHING_PLANNED) {
-                    Ok(Command::Stop) => return Ok(()),
-                    Ok(command) => self.command(command),
-                    Err(_) => {}
-                }
+            if !self.step()?
+                && let Ok(command) = self.commands.recv_timeout(NOTHING_PLANNED)
+            {
+                self.command(command);
             }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.shared.stop.load(Ordering::SeqCst)
+    }
+
+    /// Commits what ended between steps.
+    fn commit_ended(&mut self) {
+        if !self.buffers.outcome.is_empty() || !self.buffers.done.is_empty() {
+            self.commit();
         }
     }
 
@@ -197,11 +229,17 @@ impl Core {
         match command {
             Command::Submit(prepared) => self.submit(*prepared),
             Command::Cancel(key) => self.cancel(key),
+            Command::CancelledBefore => {
+                self.stats.cancelled_requests += 1;
+                self.publish();
+            }
             Command::ResetPrefixCache(reply) => {
+                // Those whose streams were dropped before hold nothing any more.
+                self.commit_ended();
                 self.phase = "KV manager";
                 let reset = self.kv.reset().map_err(|error| match error {
                     KvError::Held { held } => Error::CacheHeld { held },
-                    other => Error::Model(ModelError::InvalidBatch(other.to_string())),
+                    other => Error::Kv(other),
                 });
                 self.deliver_block_events();
                 self.publish();
@@ -212,8 +250,11 @@ impl Core {
         }
     }
 
-    fn submit(&mut self, Prepared { spec, sink }: Prepared) {
+    fn submit(&mut self, Prepared { spec, sink, place }: Prepared) {
+        drop(place);
         if sink.is_cancelled() {
+            self.stats.cancelled_requests += 1;
+            self.publish();
             return sink.close();
         }
         let spec = Arc::new(spec);
@@ -224,10 +265,7 @@ impl Core {
             reuse: spec.prompt_logprobs.is_none(),
         };
         self.phase = "KV manager";
-        let submitted = self
-            .kv
-            .open(id, &spec.prompt, scope)
-            .map_err(|error| Error::Model(ModelError::InvalidBatch(error.to_string())));
+        let submitted = self.kv.open(id, &spec.prompt, scope).map_err(Error::Kv);
         let submitted = submitted.and_then(|()| {
             self.phase = "scheduler";
             let request = SchedRequest {
@@ -292,11 +330,12 @@ impl Core {
             text,
             first_token: None,
             last_token: Time::ZERO,
+            step: 0,
         }
     }
 
     fn cancel(&mut self, key: u64) {
-        let Some(live) = self.requests.remove(&key) else {
+        let Some(live) = self.remove(key) else {
             return;
         };
         tracing::debug!(parent: &live.spec.span, "cancelled");
@@ -305,9 +344,18 @@ impl Core {
         live.sink.close();
     }
 
+    /// Takes a request out, its deadline with it.
+    pub(super) fn remove(&mut self, key: u64) -> Option<Live> {
+        let live = self.requests.remove(&key)?;
+        if let Some(at) = live.spec.deadline {
+            self.deadlines.remove(at, key);
+        }
+        Some(live)
+    }
+
     /// Ends a request with an error, in the commit that follows.
     pub(super) fn fail(&mut self, key: u64, error: Error) {
-        let Some(live) = self.requests.remove(&key) else {
+        let Some(live) = self.remove(key) else {
             return;
         };
         tracing::debug!(parent: &live.spec.span, kind = error.kind(), "failed");
@@ -333,38 +381,44 @@ impl Core {
             };
             self.end_sequences(&live, End::Done);
             if !live.started {
+                let told = std::mem::take(&mut live.prompt_logprobs);
                 live.outbox.push(Event::Started(Started {
                     prompt_ids: live.spec.prompt.clone(),
-                    prompt_logprobs: None,
+                    prompt_logprobs: live.spec.prompt_logprobs.map(|_| Arc::from(told)),
                 }));
-                for index in 0..live.spec.n {
-                    let finished = Finished {
-                        index,
-                        reason: FinishReason::Deadline,
-                        text: String::new(),
-                        usage: live.usage(0),
-                        timings: self.timings(&live, None, now),
-                    };
-                    live.outbox.push(Event::Finished(finished));
-                }
-            } else {
-                for id in live.sequences.clone() {
-                    let Some(mut sequence) = self.sequences.take(id) else {
-                        continue;
-                    };
+            }
+            // A request that has not started has one sequence for all its choices.
+            let mut ends = Vec::new();
+            for id in &live.sequences {
+                if let Some(mut sequence) = self.sequences.take(*id) {
                     let text = sequence.text.as_mut().map_or_else(String::new, Text::flush);
-                    let finished = Finished {
-                        index: sequence.choice,
-                        reason: FinishReason::Deadline,
+                    ends.push((
+                        sequence.choice,
+                        sequence.generated(),
+                        sequence.first_token,
                         text,
-                        usage: live.usage(sequence.generated()),
-                        timings: self.timings(&live, sequence.first_token, now),
-                    };
-                    live.outbox.push(Event::Finished(finished));
-                    self.sequences.put_back(id, sequence);
+                    ));
+                    self.sequences.put_back(*id, sequence);
                 }
             }
-            self.instruments.finished(&FinishReason::Deadline);
+            if !live.started {
+                ends.extend((1..live.spec.n).map(|index| (index, 0, None, String::new())));
+            }
+            for (index, generated, first, text) in ends {
+                let usage = live.usage(generated);
+                let timings = self.timings(&live, first, now);
+                let inference = now.saturating_sub(live.admitted.unwrap_or(now));
+                self.instruments
+                    .choice_finished(&usage, &timings, inference);
+                self.instruments.finished(&FinishReason::Deadline);
+                live.outbox.push(Event::Finished(Finished {
+                    index,
+                    reason: FinishReason::Deadline,
+                    text,
+                    usage,
+                    timings,
+                }));
+            }
             self.stats.finished_requests += 1;
             self.buffers.done.push((live, None));
         }

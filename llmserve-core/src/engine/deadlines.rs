@@ -1,26 +1,31 @@
 //! Which requests expire next.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 
 use crate::contract::clock::Time;
 
-/// Deadlines in order. Entries of requests that ended earlier are skipped when they come up.
+/// Deadlines in order.
 #[derive(Default)]
 pub(super) struct Deadlines {
-    heap: BinaryHeap<Reverse<(Time, u64)>>,
+    set: BTreeSet<(Time, u64)>,
 }
 
 impl Deadlines {
     pub(super) fn insert(&mut self, at: Time, key: u64) {
-        self.heap.push(Reverse((at, key)));
+        self.set.insert((at, key));
     }
 
-    /// The next request whose deadline is not after `now`.
+    pub(super) fn remove(&mut self, at: Time, key: u64) {
+        self.set.remove(&(at, key));
+    }
+
+    /// Takes the next request whose deadline is not after `now`.
     pub(super) fn pop_expired(&mut self, now: Time) -> Option<u64> {
-        match self.heap.peek() {
-            Some(Reverse((at, _))) if *at <= now => self.heap.pop().map(|Reverse((_, key))| key),
-            _ => None,
+        let (at, key) = *self.set.first()?;
+        if at > now {
+            return None;
         }
+        self.set.pop_first();
+        Some(key)
     }
 }

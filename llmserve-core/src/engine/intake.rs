@@ -1,34 +1,56 @@
 //! From a request to tokens, off the caller's thread and off the engine's.
 //!
 //! Encoding a long prompt takes milliseconds: neither an async host's executor nor the step loop
-//! should pay for it. One thread keeps the order of arrival.
+//! should pay for it. Two threads, each in the order of arrival: one for short prompts, one for long
+//! texts. Prompts that are tokens already pass them by.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::channel::Sink;
 use super::request::{Prepared, Spec};
-use super::{Command, Shared};
+use super::{Command, Place, Shared};
 use crate::contract::clock::Time;
 use crate::contract::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
 use crate::request::{Prompt, Request};
 
-/// What the intake thread is told.
+/// What an intake thread is told.
 pub(super) enum Job {
-    Request {
-        key: u64,
-        request: Box<Request>,
-        sink: Sink,
-        arrival: Time,
-        span: tracing::Span,
-    },
-    /// Everything before this was accepted; nothing comes after it.
-    Drain,
+    Request(Box<Intake>),
+    /// Everything that was accepted on this lane has passed. Goes on to the other lane, and from
+    /// there to the engine thread.
+    Drain(Sender<Job>),
+    /// The end of a drain's way.
+    Drained,
+}
+
+/// A request whose prompt is to be encoded.
+pub(super) struct Intake {
+    pub(super) key: u64,
+    pub(super) request: Request,
+    pub(super) sink: Sink,
+    pub(super) place: Place,
+    pub(super) arrival: Time,
+    pub(super) span: tracing::Span,
+}
+
+/// Bytes of a text that takes the lane of long ones.
+const LONG: usize = 64 << 10;
+
+/// Whether encoding a prompt takes so long that others should not wait for it.
+pub(super) fn is_long(prompt: &Prompt) -> bool {
+    match prompt {
+        Prompt::Text(text) => text.len() > LONG,
+        Prompt::Messages(messages) => {
+            messages.iter().map(|m| m.content.len()).sum::<usize>() > LONG
+        }
+        Prompt::Tokens(_) => false,
+    }
 }
 
 /// What a request is checked against.
@@ -49,7 +71,7 @@ impl Limits {
     pub(super) fn check(&self, request: &Request) -> Result<(), Error> {
         request.sampling.validate(self.vocab_size)?;
         if request.max_tokens == Some(0) {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "max_tokens",
                 "0 generates nothing; ask for at least 1",
             ));
@@ -58,14 +80,14 @@ impl Limits {
             && request.min_tokens > max
         {
             let min = request.min_tokens;
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "min_tokens",
                 format!("{min} exceeds max_tokens {max}"),
             ));
         }
         if request.n == 0 || request.n > self.max_num_seqs {
             let max = self.max_num_seqs;
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "n",
                 format!(
                     "{} is not in 1..={max}, the sequences that may run at once",
@@ -81,7 +103,7 @@ impl Limits {
                 && k > self.vocab_size
             {
                 let vocab = self.vocab_size;
-                return Err(Error::invalid(
+                return Err(Error::invalid_request(
                     field,
                     format!("{k} exceeds the vocabulary of {vocab}"),
                 ));
@@ -95,24 +117,24 @@ impl Limits {
             return Err(self.out_of_vocabulary("stop_tokens", *token));
         }
         if request.stop.iter().any(String::is_empty) {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "stop",
                 "an empty stop string would end every answer",
             ));
         }
         if !request.stop.is_empty() && !self.has_tokenizer {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "stop",
                 "this model has no tokenizer, so there is no text to stop at; use stop_tokens",
             ));
         }
         match &request.prompt {
             Prompt::Tokens(tokens) => self.check_tokens(tokens),
-            _ if !self.has_tokenizer => Err(Error::invalid(
+            _ if !self.has_tokenizer => Err(Error::invalid_request(
                 "prompt",
                 "this model has no tokenizer; give the prompt as tokens",
             )),
-            Prompt::Messages(messages) if messages.is_empty() => Err(Error::invalid(
+            Prompt::Messages(messages) if messages.is_empty() => Err(Error::invalid_request(
                 "prompt",
                 "a conversation needs at least one message",
             )),
@@ -120,9 +142,9 @@ impl Limits {
         }
     }
 
-    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), Error> {
+    pub(super) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), Error> {
         if tokens.is_empty() {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "prompt",
                 "empty; the model needs at least one token",
             ));
@@ -148,14 +170,14 @@ impl Limits {
 
     fn out_of_vocabulary(&self, field: &'static str, token: TokenId) -> Error {
         let vocab = self.vocab_size;
-        Error::invalid(
+        Error::invalid_request(
             field,
             format!("token {token} is outside the vocabulary of {vocab}"),
         )
     }
 }
 
-/// The intake thread: runs until every engine handle is gone.
+/// One lane's thread: runs until every engine handle is gone.
 pub(super) fn run(
     jobs: &Receiver<Job>,
     shared: &Arc<Shared>,
@@ -163,55 +185,85 @@ pub(super) fn run(
     tokenizer: Option<&Arc<dyn Tokenizer>>,
 ) {
     for job in jobs {
-        let (key, request, sink, arrival, span) = match job {
-            Job::Request {
-                key,
-                request,
-                sink,
-                arrival,
-                span,
-            } => (key, request, sink, arrival, span),
-            Job::Drain => {
+        let job = match job {
+            Job::Request(job) => job,
+            Job::Drain(next) => {
+                if next.send(Job::Drained).is_err() {
+                    let _ = shared.commands.send(Command::Drain);
+                }
+                continue;
+            }
+            Job::Drained => {
                 let _ = shared.commands.send(Command::Drain);
                 continue;
             }
         };
-        shared.in_intake.fetch_sub(1, Ordering::Relaxed);
-        if sink.is_cancelled() {
-            sink.fail(Error::Cancelled);
-            continue;
+        // A host's own parts are called and dropped in here. One that panics has lost its request
+        // already: what is left of it is dropped on the way, and with it the stream ended.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            prepare(*job, shared, limits, tokenizer)
+        }));
+    }
+}
+
+fn prepare(
+    job: Intake,
+    shared: &Arc<Shared>,
+    limits: &Limits,
+    tokenizer: Option<&Arc<dyn Tokenizer>>,
+) {
+    let Intake {
+        key,
+        request,
+        sink,
+        place,
+        arrival,
+        span,
+    } = job;
+    if shared.stop.load(Ordering::SeqCst) {
+        return;
+    }
+    if sink.is_cancelled() {
+        let _ = shared.commands.send(Command::CancelledBefore);
+        return sink.close();
+    }
+    let encoded = catch_unwind(AssertUnwindSafe(|| {
+        let tokens = encode(&request.prompt, tokenizer.map(|t| &**t))?;
+        limits.check_tokens(&tokens)?;
+        Ok::<_, Error>(tokens)
+    }))
+    .unwrap_or_else(|panic| {
+        Err(Error::Panicked {
+            part: "tokenizer",
+            message: panic_message(&*panic),
+        })
+    });
+    match encoded {
+        Ok(tokens) => {
+            let spec = Spec::new(request, key, tokens, limits.max_len, arrival, span);
+            // A send that fails drops the sink, which ends the stream.
+            let prepared = Box::new(Prepared { spec, sink, place });
+            let _ = shared.commands.send(Command::Submit(prepared));
         }
-        let prepared = catch_unwind(AssertUnwindSafe(|| {
-            let tokens = encode(&request.prompt, tokenizer.map(|t| &**t))?;
-            limits.check_tokens(&tokens)?;
-            Ok::<_, Error>(tokens)
-        }))
-        .unwrap_or_else(|panic| {
-            Err(Error::Panicked {
-                part: "tokenizer",
-                message: panic_message(&*panic),
-            })
-        });
-        match prepared {
-            Ok(tokens) => {
-                let spec = Spec::new(*request, key, tokens, limits.max_len, arrival, span);
-                // A send that fails drops the sink, which ends the stream.
-                let _ = shared
-                    .commands
-                    .send(Command::Submit(Box::new(Prepared { spec, sink })));
-            }
-            Err(error) => {
-                tracing::debug!(parent: &span, kind = error.kind(), "refused");
-                sink.fail(error);
-            }
+        Err(error) => {
+            tracing::debug!(parent: &span, kind = error.kind(), "refused");
+            sink.fail(error);
         }
     }
-    // The last handle is gone: what was accepted still finishes.
-    let _ = shared.commands.send(Command::Drain);
+}
+
+/// Lets accepted requests finish once the last lane's thread has ended, however it ended: the last
+/// handle is gone.
+pub(super) struct LastLane(pub(super) Arc<Shared>);
+
+impl Drop for LastLane {
+    fn drop(&mut self) {
+        let _ = self.0.commands.send(Command::Drain);
+    }
 }
 
 fn encode(prompt: &Prompt, tokenizer: Option<&dyn Tokenizer>) -> Result<Vec<TokenId>, Error> {
-    let none = || Error::invalid("prompt", "this model has no tokenizer");
+    let none = || Error::invalid_request("prompt", "this model has no tokenizer");
     match prompt {
         Prompt::Tokens(tokens) => Ok(tokens.clone()),
         Prompt::Text(text) => Ok(tokenizer.ok_or_else(none)?.encode(text, true)?),

@@ -25,7 +25,7 @@ mod stats;
 mod step;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
@@ -38,8 +38,9 @@ use crate::contract::generate::{EventStream, Generate};
 use crate::contract::model::{Model, ModelInfo};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::Error;
-use crate::request::Request;
-use intake::Job;
+use crate::request::{Prompt, Request};
+use intake::{Intake, Job};
+use request::{Prepared, Spec};
 
 /// A running engine. Cheap to clone; all clones are the same engine.
 ///
@@ -51,7 +52,9 @@ pub struct Engine {
 
 /// What dies with the last clone: closing `intake` lets the threads finish and end.
 struct Handle {
-    intake: Sender<Job>,
+    /// One lane for prompts that encode in no time, one for long texts, which nobody else shall
+    /// wait for.
+    intake: [Sender<Job>; 2],
     shared: Arc<Shared>,
     limits: intake::Limits,
     tokenizer: Option<Arc<dyn Tokenizer>>,
@@ -65,8 +68,10 @@ struct Shared {
     state: Mutex<State>,
     stopped: Condvar,
     stats: Mutex<EngineStats>,
-    /// Requests handed to the intake and not yet to the engine thread.
-    in_intake: AtomicUsize,
+    /// Requests accepted and not yet taken by the engine thread.
+    accepted: AtomicUsize,
+    /// Everything is to end now.
+    stop: AtomicBool,
     next_key: AtomicU64,
 }
 
@@ -82,15 +87,26 @@ struct State {
 
 /// What the engine thread is told.
 enum Command {
-    Submit(Box<request::Prepared>),
+    Submit(Box<Prepared>),
     /// The stream of the request with this key was dropped.
     Cancel(u64),
+    /// So was that of one which never came this far.
+    CancelledBefore,
     /// Forget every cached block, and say whether that was possible.
     ResetPrefixCache(Sender<Result<(), Error>>),
     /// Finish what was accepted, then end.
     Drain,
-    /// End every request now, then end.
+    /// Look up: everything is to end now.
     Stop,
+}
+
+/// A request's place among the accepted; given back when the engine thread has it, or nobody.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.accepted.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -135,30 +151,30 @@ impl Engine {
         answer.recv().unwrap_or_else(|_| Err(shared.end_error()))
     }
 
-    /// Refuses new requests, waits until every accepted one has finished and the threads have
+    /// Refuses new requests, waits until every accepted one has finished and the engine thread has
     /// ended. A second call, or one after [`shutdown`](Self::shutdown), only waits. Not to be
     /// called from a plug-in: it would wait for itself.
     pub fn drain(&self) {
-        self.end(Command::Drain);
+        self.handle.shared.state.lock().closed = true;
+        // Behind the requests that are still being encoded, lane after lane.
+        let drain = Job::Drain(self.handle.intake[1].clone());
+        if self.handle.intake[0].send(drain).is_err() {
+            let _ = self.handle.shared.commands.send(Command::Drain);
+        }
+        self.wait();
     }
 
     /// Refuses new requests, ends every stream with [`Error::ShutDown`] after at most one step,
-    /// and waits until the threads have ended. Not to be called from a plug-in.
+    /// and waits until the engine thread has ended. Not to be called from a plug-in.
     pub fn shutdown(&self) {
-        self.end(Command::Stop);
+        self.handle.shared.state.lock().closed = true;
+        self.handle.shared.stop.store(true, Ordering::SeqCst);
+        let _ = self.handle.shared.commands.send(Command::Stop);
+        self.wait();
     }
 
-    fn end(&self, command: Command) {
+    fn wait(&self) {
         let shared = &self.handle.shared;
-        shared.state.lock().closed = true;
-        // Requests already handed to the intake come before a drain: it forwards this in turn.
-        // A stop overtakes them.
-        // An engine thread that has ended already needs telling no more, so a send that fails is
-        // no news.
-        match command {
-            Command::Drain => drop(self.handle.intake.send(Job::Drain)),
-            command => drop(shared.commands.send(command)),
-        }
         let mut state = shared.state.lock();
         while !state.stopped {
             shared.stopped.wait(&mut state);
@@ -179,9 +195,9 @@ impl Engine {
             }
         }
         limits.check(&request)?;
-        let waiting = shared.in_intake.fetch_add(1, Ordering::Relaxed);
+        let waiting = shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let place = Place(shared.clone());
         if waiting >= limits.max_intake {
-            shared.in_intake.fetch_sub(1, Ordering::Relaxed);
             let limit = limits.max_intake;
             return Err(Error::Overloaded {
                 waiting,
@@ -197,15 +213,29 @@ impl Engine {
             id = request.id.as_deref().unwrap_or_default(),
             model = %shared.info.name,
         );
-        let job = Job::Request {
-            key,
-            request: Box::new(request),
-            sink,
-            arrival: clock.now(),
-            span,
-        };
+        let arrival = clock.now();
         // A send that fails drops the sink, which ends the stream with the reason.
-        let _ = self.handle.intake.send(job);
+        match request.prompt {
+            Prompt::Tokens(ref tokens) => {
+                limits.check_tokens(tokens)?;
+                let tokens = tokens.clone();
+                let spec = Spec::new(request, key, tokens, limits.max_len, arrival, span);
+                let prepared = Box::new(Prepared { spec, sink, place });
+                let _ = shared.commands.send(Command::Submit(prepared));
+            }
+            ref prompt => {
+                let lane = usize::from(intake::is_long(prompt));
+                let job = Job::Request(Box::new(Intake {
+                    key,
+                    request,
+                    sink,
+                    place,
+                    arrival,
+                    span,
+                }));
+                let _ = self.handle.intake[lane].send(job);
+            }
+        }
         Ok(EventStream::new(source))
     }
 }

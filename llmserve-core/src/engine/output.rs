@@ -95,7 +95,7 @@ impl Core {
                 live.outbox.push(Event::Finished(finished));
             }
         }
-        if last && let Some(live) = self.requests.remove(&key) {
+        if last && let Some(live) = self.remove(key) {
             self.stats.finished_requests += 1;
             self.buffers.done.push((live, None));
         }

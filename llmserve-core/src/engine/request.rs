@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Place;
 use super::channel::Sink;
 use crate::contract::clock::Time;
 use crate::event::{Event, TokenLogprobs, Usage};
@@ -79,6 +80,7 @@ impl Spec {
 pub(super) struct Prepared {
     pub(super) spec: Spec,
     pub(super) sink: Sink,
+    pub(super) place: Place,
 }
 
 /// A request in the engine.
@@ -120,6 +122,8 @@ pub(super) struct Sequence {
     pub(super) text: Option<Text>,
     pub(super) first_token: Option<Time>,
     pub(super) last_token: Time,
+    /// The last step that had a row of it.
+    pub(super) step: u64,
 }
 
 /// The text side of a choice.

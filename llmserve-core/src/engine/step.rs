@@ -24,6 +24,13 @@ impl Core {
         self.phase = "scheduler";
         let mut plan = std::mem::take(&mut self.buffers.plan);
         self.scheduler.plan(&mut *self.kv, now, &mut plan);
+        self.phase = "engine";
+        for (id, error) in &plan.lost {
+            if let Some(sequence) = self.sequences.get(*id) {
+                let key = sequence.request;
+                self.fail(key, Error::Kv(error.clone()));
+            }
+        }
         for admission in plan.admitted.iter().filter(|admission| !admission.resumed) {
             let Some(sequence) = self.sequences.get(admission.id) else {
                 continue;
@@ -39,16 +46,15 @@ impl Core {
         }
         let planned = !plan.rows.is_empty();
         if planned {
+            self.steps += 1;
             self.assemble(&plan.rows)?;
-            match self.compute() {
-                Ok(mut logits) => self.finish_step(&plan.rows, &mut *logits),
-                Err(error) => {
-                    for row in &plan.rows {
-                        if let Some(sequence) = self.sequences.get(row.id) {
-                            self.fail(sequence.request, error.clone());
-                        }
-                    }
-                }
+            let done = self.compute().and_then(|mut logits| {
+                let done = self.finish_step(&plan.rows, &mut *logits);
+                // A model's own drop, too, ends the step and not the engine.
+                guarded("model", move || drop(logits)).and(done)
+            });
+            if let Err(error) = done {
+                self.fail_step(&plan.rows, &error);
             }
             self.stats.steps += 1;
             tracing::trace!(rows = plan.rows.len(), tokens = plan.tokens(), "step");
@@ -74,21 +80,21 @@ impl Core {
         for row in rows {
             let sequence = self
                 .sequences
-                .get(row.id)
-                .ok_or_else(|| broken(row, "is unknown"))?;
+                .get_mut(row.id)
+                .ok_or_else(|| broken(row, "are of an unknown sequence"))?;
+            if std::mem::replace(&mut sequence.step, self.steps) == self.steps {
+                return Err(broken(row, "come on top of another row of the sequence"));
+            }
             let end = row.start + row.len;
             let Some(tokens) = sequence
                 .tokens
                 .get(row.start..end)
                 .filter(|t| !t.is_empty())
             else {
-                return Err(broken(row, "has no such tokens"));
+                return Err(broken(row, "do not exist"));
             };
             if row.samples != (end == sequence.tokens.len()) {
-                return Err(broken(
-                    row,
-                    "samples before its last token, or not after it",
-                ));
+                return Err(broken(row, "sample before the last token, or not after it"));
             }
             let wants_prompt = sequence.spec.prompt_logprobs.is_some()
                 && row.start < sequence.spec.prompt.len()
@@ -142,17 +148,28 @@ impl Core {
             }
             Ok(logits)
         };
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(result) => Ok(result?),
-            Err(panic) => Err(Error::Panicked {
-                part: "model",
-                message: panic_message(&*panic),
-            }),
+        Ok(guarded("model", run)??)
+    }
+
+    /// Fails every request of a step: nothing it wrote may be hit.
+    fn fail_step(&mut self, rows: &[PlannedRow], error: &Error) {
+        let outcome = &mut self.buffers.outcome;
+        outcome.rows.clear();
+        outcome.tokens.clear();
+        outcome.forks.clear();
+        for row in rows {
+            if let Some(sequence) = self.sequences.get(row.id) {
+                let key = sequence.request;
+                self.fail(key, error.clone());
+            }
         }
     }
 
     /// Turns logits into tokens, tokens into events, and both into an outcome.
-    fn finish_step(&mut self, rows: &[PlannedRow], logits: &mut dyn Logits) {
+    ///
+    /// # Errors
+    /// Those of the model, which are the whole step's.
+    fn finish_step(&mut self, rows: &[PlannedRow], logits: &mut dyn Logits) -> Result<(), Error> {
         self.phase = "engine";
         let now = self.clock.now();
         let mut next = 0;
@@ -174,10 +191,13 @@ impl Core {
             }
             let result = self.finish_row(row, &mut sequence, logits, first..next, now);
             self.sequences.put_back(row.id, sequence);
-            if let Err(error) = result {
-                self.fail(key, error);
+            match result {
+                Ok(()) => {}
+                Err(Broken::Request(error)) => self.fail(key, error),
+                Err(Broken::Step(error)) => return Err(error),
             }
         }
+        Ok(())
     }
 
     fn finish_row(
@@ -187,7 +207,7 @@ impl Core {
         logits: &mut dyn Logits,
         range: std::ops::Range<usize>,
         now: Time,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Broken> {
         if range.len() == row.len {
             self.prompt_logprobs(row, sequence, logits, range.start)?;
         }
@@ -201,7 +221,7 @@ impl Core {
             self.buffers.outcome.rows.push(outcome);
             return Ok(());
         }
-        let last = logits.row(range.end - 1)?;
+        let last = read(logits, range.end - 1, self.shared.info.vocab_size)?;
         let first_of_request = !self.start_request(sequence.request);
         // All picks before any event: a request whose row is broken fails as a whole.
         let picked = self.pick(sequence, last)?;
@@ -306,7 +326,7 @@ impl Core {
         sequence: &Sequence,
         logits: &mut dyn Logits,
         first: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Broken> {
         let Some(k) = sequence.spec.prompt_logprobs else {
             return Ok(());
         };
@@ -320,14 +340,47 @@ impl Core {
             if predicted < sequence.spec.prompt.len() && live.prompt_logprobs.len() == predicted - 1
             {
                 let token = sequence.spec.prompt[predicted];
+                let row = read(logits, first + step, self.shared.info.vocab_size)?;
                 let scratch = &mut self.buffers.scratch;
-                let row = logits.row(first + step)?;
                 live.prompt_logprobs
                     .push(logprobs(predicted - 1, row, token, k, scratch)?);
             }
         }
         Ok(())
     }
+}
+
+/// What a failure reaches.
+enum Broken {
+    Request(Error),
+    Step(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Broken::Request(error)
+    }
+}
+
+/// A row of logits. A model that fails or panics here has failed the step: its other rows may be
+/// as wrong, and so is what it wrote for those that want no logits.
+fn read(logits: &mut dyn Logits, index: usize, vocab_size: usize) -> Result<&[f32], Broken> {
+    let row = guarded("model", || logits.row(index)).and_then(|row| Ok(row?));
+    let row = row.map_err(Broken::Step)?;
+    if row.len() != vocab_size {
+        let len = row.len();
+        let text = format!("a row of {len} logits for a vocabulary of {vocab_size}");
+        return Err(Broken::Step(Error::Model(ModelError::Backend(text))));
+    }
+    Ok(row)
+}
+
+/// Runs a part's code; its panic becomes an error.
+fn guarded<T>(part: &'static str, run: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Error::Panicked {
+        part,
+        message: panic_message(&*panic),
+    })
 }
 
 fn broken(row: &PlannedRow, what: &str) -> Error {

@@ -38,7 +38,7 @@ pub fn logprobs(
         .map_err(|token| non_finite(position, logits, token))?
         .ok_or(Error::NothingToSample { position })?;
     let Some(&logit) = logits.get(token as usize) else {
-        return Err(Error::invalid(
+        return Err(Error::invalid_request(
             "prompt",
             format!(
                 "token {token} is outside the vocabulary of {}",

@@ -63,7 +63,10 @@ impl Sampling {
             if ok {
                 Ok(())
             } else {
-                Err(Error::invalid(field, format!("{value} is not {range}")))
+                Err(Error::invalid_request(
+                    field,
+                    format!("{value} is not {range}"),
+                ))
             }
         };
         let Self {
@@ -94,20 +97,20 @@ impl Sampling {
             check(field, value, value.is_finite(), "finite")?;
         }
         if self.top_k == Some(0) {
-            return Err(Error::invalid(
+            return Err(Error::invalid_request(
                 "top_k",
                 "0 keeps no token; leave it out to keep all",
             ));
         }
         for (&token, &bias) in &self.logit_bias {
             if token as usize >= vocab_size {
-                return Err(Error::invalid(
+                return Err(Error::invalid_request(
                     "logit_bias",
                     format!("token {token} is outside the vocabulary of {vocab_size}"),
                 ));
             }
             if bias.is_nan() || bias == f32::INFINITY {
-                return Err(Error::invalid(
+                return Err(Error::invalid_request(
                     "logit_bias",
                     format!("{bias} for token {token}"),
                 ));

@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod buffer;
+mod ceiling;
 pub(crate) mod embed;
 pub(crate) mod gemm;
 pub(crate) mod norm;
@@ -32,6 +33,8 @@ mod tile;
 pub(crate) mod tiling;
 
 use std::fmt;
+
+pub use ceiling::Ceiling;
 
 use crate::error::LoadError;
 use simd::{Portable, Simd};

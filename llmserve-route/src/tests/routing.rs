@@ -157,25 +157,25 @@ fn the_count_is_given_back_on_every_way_out() {
         router.stats().replicas[0].outstanding_tokens,
         estimated_tokens(&Request::text("end"))
     );
-    assert_eq!(stream.by_ref().count(), 3);
+    assert_eq!((&mut stream).into_iter().count(), 3);
     assert_eq!((outstanding(), replica.live()), (0, 0));
 
     // Every choice finished, though the reader never comes back for the end.
     let mut stream = router.generate(Request::text("two").n(2));
-    assert_eq!(stream.by_ref().take(2).count(), 2);
+    assert_eq!((&mut stream).into_iter().take(2).count(), 2);
     assert_eq!(outstanding(), 1);
-    assert!(stream.next().is_some());
+    assert!(stream.blocking_next().is_some());
     assert_eq!(outstanding(), 0);
     drop(stream);
 
     // Error and panic, with the stream still in hand.
     for prompt in ["error", "panic"] {
         let mut stream = router.generate(Request::text(prompt));
-        assert!(stream.next().unwrap().is_ok());
+        assert!(stream.blocking_next().unwrap().is_ok());
         assert_eq!(outstanding(), 1);
-        assert!(stream.next().unwrap().is_err());
+        assert!(stream.blocking_next().unwrap().is_err());
         assert_eq!((outstanding(), replica.live()), (0, 0), "{prompt}");
-        assert!(stream.next().is_none());
+        assert!(stream.blocking_next().is_none());
     }
     let error = router.generate(Request::text("at once")).wait();
     assert!(matches!(
@@ -190,7 +190,7 @@ fn the_count_is_given_back_on_every_way_out() {
     // Drop before the first poll, in the middle, and while the reader unwinds.
     drop(router.generate(Request::text("hang")));
     let mut stream = router.generate(Request::text("hang"));
-    stream.next();
+    stream.blocking_next();
     drop(stream);
     let stream = router.generate(Request::text("hang"));
     let unwound = catch_unwind(AssertUnwindSafe(|| {

@@ -47,7 +47,7 @@ fn shaken(strategy: impl Strategy + 'static) {
                     match (seat + round) % 4 {
                         0 => drop(stream),
                         1 => {
-                            stream.next();
+                            stream.blocking_next();
                             kept.push_back(stream);
                         }
                         _ => {

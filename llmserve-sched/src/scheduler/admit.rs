@@ -84,10 +84,11 @@ impl ContinuousScheduler {
         let cached = match allocated {
             Ok(cached) => cached.min(known - 1),
             Err(KvError::OutOfBlocks(_)) => return Turn::Blocked,
-            Err(_) => {
-                // Closed behind our back: it has ended, and must not stop the others.
-                self.kv_errors += 1;
+            Err(error) => {
+                // It must not stop the others.
+                self.lose(id, error);
                 self.forget(slot);
+                kv.close(id);
                 return Turn::Passed;
             }
         };

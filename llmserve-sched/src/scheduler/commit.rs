@@ -27,8 +27,9 @@ impl ContinuousScheduler {
                 // A host may have computed less than was planned.
                 sequence.computed = computed;
             }
-            let sealed = kv.seal(row.id, computed);
-            self.note(sealed);
+            if let Err(error) = kv.seal(row.id, computed) {
+                self.lose(row.id, error);
+            }
         }
     }
 
@@ -40,8 +41,8 @@ impl ContinuousScheduler {
         let Some(parent) = self.table.get_mut(fork.parent) else {
             return;
         };
-        if let Err(_error) = kv.fork(fork.parent, fork.child) {
-            self.kv_errors += 1;
+        if let Err(error) = kv.fork(fork.parent, fork.child) {
+            self.lose(fork.child, error);
             return;
         }
         let mut child = parent.fork(fork.child, self.order, fork.max_new_tokens);

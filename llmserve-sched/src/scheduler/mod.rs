@@ -21,7 +21,8 @@ mod submit;
 mod tests;
 
 use llmserve_core::{
-    KvManager, Refusal, SchedRequest, Scheduler, SchedulerCounts, StepOutcome, StepPlan, Time,
+    KvError, KvManager, Refusal, SchedRequest, Scheduler, SchedulerCounts, SequenceId, StepOutcome,
+    StepPlan, Time,
 };
 
 use crate::builder::SchedulerBuilder;
@@ -97,6 +98,8 @@ pub struct ContinuousScheduler {
     blocked: Option<(Place, usize)>,
     preemptions: u64,
     kv_errors: u64,
+    /// Whom the next plan reports as lost.
+    lost: Vec<(SequenceId, KvError)>,
     /// Scratch of a preemption.
     candidates: Vec<Candidate>,
     /// Scratch of a commit: which of its rows were in flight.
@@ -126,6 +129,7 @@ impl ContinuousScheduler {
             blocked: None,
             preemptions: 0,
             kv_errors: 0,
+            lost: Vec::new(),
             candidates: Vec::new(),
             in_flight: Vec::new(),
         }
@@ -172,6 +176,12 @@ impl ContinuousScheduler {
         Some(sequence)
     }
 
+    /// Reports a sequence that cannot go on.
+    fn lose(&mut self, id: SequenceId, error: KvError) {
+        self.kv_errors += 1;
+        self.lost.push((id, error));
+    }
+
     fn note<T, E>(&mut self, result: Result<T, E>) {
         self.kv_errors += u64::from(result.is_err());
     }
@@ -207,6 +217,7 @@ impl Scheduler for ContinuousScheduler {
         if plan.preempted.is_empty() {
             self.plan_waiting(kv, plan, left);
         }
+        plan.lost.append(&mut self.lost);
     }
 
     fn commit(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {

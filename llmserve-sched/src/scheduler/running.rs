@@ -114,10 +114,12 @@ impl ContinuousScheduler {
                     let victim = self.victim().unwrap_or(slot);
                     self.preempt(victim, kv, plan, budget);
                 }
-                Err(_) => {
-                    // Closed behind our back: it has ended, and must not stop the others.
-                    self.kv_errors += 1;
+                Err(error) => {
+                    // It must not stop the others.
+                    let id = sequence.id;
+                    self.lose(id, error);
                     self.forget(slot);
+                    kv.close(id);
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmserve::kv::PagedKv;
 use llmserve::sched::ContinuousScheduler;
@@ -171,6 +172,22 @@ impl PageStore for Pages {
 
     fn write(&mut self, _: GroupId, _: BlockId, _: &[u8]) -> Result<(), ModelError> {
         Err(ModelError::Backend("not in these tests".into()))
+    }
+}
+
+/// Holds the model back until everything a test needs is submitted.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn wait(&self) {
+        while !self.0.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
     }
 }
 
