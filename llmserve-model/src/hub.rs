@@ -46,9 +46,11 @@ const MAX_INDEX: u64 = 256 << 20;
 /// [`crate::ModelFolder`] reads is fetched. All files come from one commit, even when the branch
 /// moves meanwhile.
 ///
-/// Nothing is taken from environment variables: a token is used only if it is given here, the
-/// endpoint is `https://huggingface.co` unless another is given, and the cache is
-/// `~/.cache/huggingface/hub` unless another is given. (A proxy that the system is set up for is used.)
+/// A token is used only if it is given here, the endpoint is `https://huggingface.co` unless another
+/// is given, and the cache is `~/.cache/huggingface/hub` unless another is given, whatever the
+/// environment variables of the `huggingface_hub` tools say. What the environment does decide is
+/// where `~` is (`HOME`), through which proxy requests go (`HTTPS_PROXY` and its like), and what
+/// the client adds to its name in requests (`HF_HUB_USER_AGENT_ORIGIN`).
 ///
 /// Calls block; from asynchronous code use a blocking task. A [`FetchProgress`] may not call back
 /// into the `Hub`.
@@ -88,7 +90,7 @@ impl HubBuilder {
     }
 
     /// The access token for private and gated models. It appears in no error and no debug output.
-    /// Default: none.
+    /// Default: none. It goes over `https` only, or to this machine.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -106,7 +108,10 @@ impl HubBuilder {
         self
     }
 
-    /// Serves from the cache alone and opens no connection. Default: off.
+    /// Serves from the cache alone and opens no connection. The configuration and all weights must
+    /// be there. Of files that a model may lack, such as its tokenizer, the cache does not say
+    /// whether the model lacks them or they were never fetched: what is there is served, and a
+    /// warning names the others. Default: off.
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
@@ -142,9 +147,16 @@ impl HubBuilder {
         }
         let host = self.endpoint.split_once("://");
         if !host.is_some_and(|(scheme, host)| {
-            matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains('@')
+            matches!(scheme, "http" | "https")
+                && !host.is_empty()
+                // Neither a user nor what readers of addresses disagree about.
+                && host.bytes().all(|b| b.is_ascii_graphic() && b != b'@' && b != b'\\')
         }) {
             let reason = "expected http:// or https:// and a host, without a user";
+            return invalid("endpoint", reason.to_owned());
+        }
+        if self.token.is_some() && !keeps_secrets(&self.endpoint) {
+            let reason = "a token would cross the network unencrypted: use https://";
             return invalid("endpoint", reason.to_owned());
         }
         let cache_dir = match self.cache_dir {
@@ -195,7 +207,7 @@ impl Hub {
     /// Fetches what is not in the cache yet of the model `repository` (`org/name`), and returns the
     /// folder that holds it, for [`crate::ModelFolder`].
     ///
-    /// When the hub cannot be reached, what the cache has is served, as in offline mode.
+    /// When the hub cannot be reached, what the cache has is served, as in [`HubBuilder::offline`].
     ///
     /// # Errors
     /// [`HubError`] naming the repository and file: [`HubError::Unauthorized`],
@@ -210,7 +222,7 @@ impl Hub {
         }
         match self.gather(repository, self.offline) {
             Err(HubError::Unreachable { file, reason, .. }) if !self.offline => {
-                // A model that is here in full is served while the hub is down.
+                // A model whose configuration and weights are here is served while the hub is down.
                 match self.gather(repository, true) {
                     Ok(folder) => {
                         tracing::warn!(repository, reason, "hub unreachable, serving the cache");
@@ -245,8 +257,11 @@ impl Hub {
         {
             fetch.revision = commit.to_owned();
         }
+        let mut absent = Vec::new();
         for file in OPTIONAL {
-            fetch.optional(file)?;
+            if fetch.optional(file)?.is_none() {
+                absent.push(file);
+            }
         }
         if fetch.optional(SINGLE)?.is_none() {
             let Some(index) = fetch.optional(INDEX)? else {
@@ -256,6 +271,13 @@ impl Hub {
             for shard in ShardMap::parse(&index, &text)?.shards() {
                 fetch.required(shard)?;
             }
+        }
+        if offline && !absent.is_empty() {
+            tracing::warn!(
+                repository,
+                ?absent,
+                "served from the cache without these: the model lacks them, or they were never fetched"
+            );
         }
         Ok(folder)
     }
@@ -345,6 +367,22 @@ impl Fetch<'_> {
             },
         }
     }
+}
+
+/// Whether what is sent to `endpoint` is encrypted or stays on this machine.
+fn keeps_secrets(endpoint: &str) -> bool {
+    let Some(rest) = endpoint.strip_prefix("http://") else {
+        return true;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// A revision becomes part of a path in the cache.

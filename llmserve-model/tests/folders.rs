@@ -225,6 +225,50 @@ fn weights_that_are_not_those_of_the_configuration_are_refused() {
 }
 
 #[test]
+fn a_checkpoint_with_more_than_its_configuration_is_refused() {
+    let dir = copy();
+    edit(&dir, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    match load(&dir) {
+        LoadError::Unsupported { feature, .. } => {
+            assert!(feature.starts_with("model.layers.1."), "{feature}");
+        }
+        other => panic!("{other}"),
+    }
+    let dir = copy();
+    edit(
+        &dir,
+        "\"model_type\": \"llama\"",
+        "\"model_type\": \"gemma2\"",
+    );
+    match open(&dir) {
+        LoadError::Unsupported { feature, .. } => assert_eq!(feature, "model_type"),
+        other => panic!("{other}"),
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_nowhere_is_not_taken_for_absent() {
+    for file in [
+        "generation_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "model.safetensors",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(bard()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+        let path = dir.path().join(file);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        let message = open(&dir).to_string();
+        assert!(message.contains(file), "{message}");
+    }
+}
+
+#[test]
 fn a_weight_that_is_not_a_number_is_named() {
     let dir = copy();
     let path = dir.path().join("model.safetensors");

@@ -5,6 +5,9 @@ use serde_json::Value;
 use crate::config::fields::{Fields, shown};
 use crate::error::LoadError;
 
+/// The window of a Mistral configuration that does not name one.
+const MISTRAL_WINDOW: usize = 4096;
+
 /// The architectures of the Llama family that one decoder computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
@@ -28,6 +31,14 @@ impl Variant {
             Variant::Llama => "LlamaForCausalLM",
             Variant::Mistral => "MistralForCausalLM",
             Variant::Qwen2 => "Qwen2ForCausalLM",
+        }
+    }
+
+    fn model_type(self) -> &'static str {
+        match self {
+            Variant::Llama => "llama",
+            Variant::Mistral => "mistral",
+            Variant::Qwen2 => "qwen2",
         }
     }
 
@@ -62,13 +73,26 @@ impl Variant {
         })
     }
 
-    /// Refuses attention that does not see the whole sequence. A window at least as wide as the
+    /// Refuses a file that names another family, and attention that does not see the whole sequence. A window at least as wide as the
     /// context hides nothing, so it passes.
     pub(super) fn refuse_windows(
         self,
         fields: &Fields,
         max_position: usize,
     ) -> Result<(), LoadError> {
+        if let Some(kind) = fields.get("model_type")
+            && kind != self.model_type()
+        {
+            return Err(LoadError::unsupported(
+                "model_type",
+                format!(
+                    "{}; {} is {:?}",
+                    shown(kind),
+                    self.name(),
+                    self.model_type()
+                ),
+            ));
+        }
         if let Some(layers) = fields.get("layer_types") {
             let all_full = layers
                 .as_array()
@@ -88,11 +112,18 @@ impl Variant {
             Some(used) => used,
             None => self != Variant::Qwen2,
         };
-        match fields.opt_size("sliding_window", usize::MAX)? {
+        let (window, said) = match fields.opt_size("sliding_window", usize::MAX)? {
+            // To `transformers`, null is no window, and silence is this one.
+            None if self == Variant::Mistral && !fields.has("sliding_window") => {
+                (Some(MISTRAL_WINDOW), "it is absent, which means ")
+            }
+            window => (window, ""),
+        };
+        match window {
             Some(window) if used && window < max_position => Err(LoadError::unsupported(
                 "sliding_window",
                 format!(
-                    "{window} tokens of a context of {max_position}; supported: attention to the whole context (null, or at least {max_position})"
+                    "{said}{window} tokens of a context of {max_position}; supported: attention to the whole context (null, or at least {max_position})"
                 ),
             )),
             _ => Ok(()),

@@ -50,9 +50,17 @@ pub(crate) fn read_bounded(path: &Path, what: &str, limit: u64) -> Result<Vec<u8
     }
 }
 
+/// Whether there is nothing at `path`. A link that leads nowhere, or a folder that may not be
+/// searched, is something: reading it says what is wrong, where taking it for absent would serve
+/// the model without it.
+pub(crate) fn is_absent(path: &Path) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    matches!(found, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Reads a JSON object from the file at `path`; `Ok(None)` when there is no such file.
 pub(crate) fn read_object(path: &Path) -> Result<Option<Fields>, LoadError> {
-    if !path.exists() {
+    if is_absent(path) {
         return Ok(None);
     }
     let bytes = read_bounded(path, "the file", MAX_CONFIG)?;
@@ -88,6 +96,11 @@ impl Fields {
     /// The field `name`, unless absent or null.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field `name` is there, be it null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
     }
 
     /// The names of all fields that are not null.

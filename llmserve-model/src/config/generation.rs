@@ -4,6 +4,7 @@ use llmserve_core::{Sampling, TokenId};
 use serde_json::Value;
 
 use crate::config::fields::Fields;
+use crate::config::limit;
 use crate::error::LoadError;
 
 /// What a model's makers suggest for generating with it.
@@ -86,14 +87,24 @@ impl GenerationConfig {
     }
 }
 
-/// One token id or a list of them, without repeats; empty when absent.
+/// One token id or a list of at most [`limit::TOKEN_IDS`], without repeats; empty when absent.
 pub(super) fn token_ids(fields: &Fields, name: &str) -> Result<Vec<TokenId>, LoadError> {
     let values = match fields.get(name) {
         None => return Ok(Vec::new()),
         Some(Value::Array(values)) => values.as_slice(),
         Some(value) => std::slice::from_ref(value),
     };
-    let mut ids = Vec::with_capacity(values.len().min(64));
+    if values.len() > limit::TOKEN_IDS {
+        return Err(LoadError::config(
+            fields.path(name),
+            format!(
+                "{} token ids, expected at most {}",
+                values.len(),
+                limit::TOKEN_IDS
+            ),
+        ));
+    }
+    let mut ids = Vec::with_capacity(values.len());
     for value in values {
         let id = value
             .as_u64()

@@ -32,6 +32,8 @@ mod limit {
     pub(super) const HEAD_DIM: usize = 1 << 12;
     pub(super) const VOCAB: usize = 1 << 24;
     pub(super) const POSITIONS: usize = 1 << 26;
+    /// Ids of one field; published files name a handful.
+    pub(super) const TOKEN_IDS: usize = 1024;
 }
 
 /// The function between the two halves of a feed-forward layer.

@@ -170,6 +170,39 @@ fn sliding_windows_are_refused_by_name() {
 }
 
 #[test]
+fn a_mistral_that_names_no_window_has_the_one_of_transformers() {
+    let mistral = |context: u32| json!({"architectures": ["MistralForCausalLM"], "max_position_embeddings": context});
+    with(mistral(4096)).unwrap();
+    let error = with(mistral(4097)).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::Unsupported { feature, .. } if feature == "sliding_window"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("4096"), "{error}");
+    let mut full = mistral(32_768);
+    full["sliding_window"] = json!(null);
+    with(full).unwrap();
+    // Of the others, silence means none.
+    with(json!({"max_position_embeddings": 32_768})).unwrap();
+}
+
+#[test]
+fn end_tokens_are_counted() {
+    let ids = |n: u32| json!((0..n).map(|i| i % 300).collect::<Vec<_>>());
+    assert_eq!(
+        with(json!({"eos_token_id": ids(1024)})).unwrap().eos.len(),
+        300
+    );
+    assert_eq!(
+        named(with(json!({"eos_token_id": ids(1025)}))),
+        "eos_token_id"
+    );
+    let generation = json!({"eos_token_id": (0..1_500_000).collect::<Vec<u32>>()}).to_string();
+    let result = DecoderConfig::from_json(&llama().to_string(), Some(&generation));
+    assert_eq!(named(result), "eos_token_id");
+}
+
+#[test]
 fn unknown_architectures_are_named_with_those_supported() {
     let error = with(json!({"architectures": ["MambaForCausalLM"]})).unwrap_err();
     assert!(

@@ -28,6 +28,11 @@ fn invalid<T>(reason: String) -> Result<T, ModelError> {
     Err(ModelError::InvalidBatch(reason))
 }
 
+/// What is wrong with a table that has a block which does not exist.
+pub(super) fn table_names(row: usize, sequence: SequenceId, block: u32, blocks: usize) -> String {
+    format!("the table of row {row} ({sequence:?}) names block {block}; there are {blocks}")
+}
+
 impl Plan {
     pub(super) fn new(config: &DecoderConfig, limits: StepLimits) -> Self {
         let span_len = span_len(config.num_heads, config.num_kv_heads);
@@ -137,13 +142,11 @@ impl Plan {
                     batch.tables.table(sequence, GroupId::MAIN).len()
                 ));
             };
-            // One comparison a block; attention reads each block's keys and values anyway.
-            let beyond = table.iter().fold(0, |most, block| block.0.max(most));
-            if beyond as usize >= shape.blocks {
-                return invalid(format!(
-                    "the table of row {index} ({sequence:?}) names block {beyond}; there are {}",
-                    shape.blocks
-                ));
+            // Those that the row writes, for work in the order of its tokens; attention checks the
+            // others when it comes to read them.
+            let written = &table[row.start / size..];
+            if let Some(block) = written.iter().find(|block| block.index() >= shape.blocks) {
+                return invalid(table_names(index, sequence, block.0, shape.blocks));
             }
             self.ids.extend_from_slice(tokens);
             for position in row.start..end {

@@ -1,10 +1,11 @@
 //! From a checkpoint to packed weights.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use llmserve_core::{KvGroupSpec, ModelInfo};
 
-use super::fingerprint::fingerprint;
+use super::fingerprint::Fingerprint;
 use super::{CpuModel, CpuOptions, DType, Layer};
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
@@ -13,14 +14,16 @@ use crate::kernels::packed::{Arrangement, Linear, Packed, check_finite, finite_v
 use crate::kernels::rope::frequencies;
 use crate::pages::{Pages, layout_name};
 use crate::threads::{ThreadTeam, physical_cores};
-use crate::weights::Weights;
+use crate::weights::{TensorView, Weights};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 impl CpuModel {
     /// Packs the weights that `config` describes. The embedding's rows stay in the mapped file, so
-    /// the model keeps `weights`.
+    /// the model keeps `weights`. The other tensors leave memory as soon as they are packed
+    /// ([`Weights::release`]): at its peak, loading needs the packed weights, the embedding, and
+    /// the few tensors that become one matrix.
     ///
     /// # Errors
     /// [`LoadError::Kernel`] for kernels that this CPU lacks, [`LoadError::InvalidOption`] and
@@ -28,7 +31,7 @@ impl CpuModel {
     /// a configuration that contradicts itself; [`LoadError::MissingTensor`],
     /// [`LoadError::WrongShape`], [`LoadError::UnsupportedDType`] and [`LoadError::NonFinite`] for
     /// weights that are not those of the configuration or are damaged; [`LoadError::Unsupported`]
-    /// for a bias that the configuration does not know.
+    /// for tensors that the configuration does not know.
     pub fn build(
         config: &DecoderConfig,
         weights: Arc<Weights>,
@@ -50,7 +53,8 @@ impl CpuModel {
             weights: &weights,
             team: &mut team,
             dtype: options.dtype,
-            used: Vec::new(),
+            fingerprint: Fingerprint::default(),
+            used: HashSet::new(),
         };
 
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -96,7 +100,8 @@ impl CpuModel {
         }
         let final_norm = loader.vector("model.norm.weight", hidden)?;
         let head = loader.head(config)?;
-        let used = loader.used;
+        loader.refuse_leftovers(config)?;
+        let fingerprint = loader.fingerprint;
         let embedding = weights
             .handle(EMBEDDING)
             .ok_or_else(|| LoadError::MissingTensor {
@@ -115,7 +120,7 @@ impl CpuModel {
             group,
         );
         info.eos.clone_from(&config.eos);
-        info.fingerprint = fingerprint(config, &weights, used, &mut team)?;
+        info.fingerprint = fingerprint.finish(config);
         info.backend = format!(
             "cpu {} {} {threads} thread{}",
             options.dtype,
@@ -144,15 +149,25 @@ struct Loader<'a> {
     weights: &'a Weights,
     team: &'a mut ThreadTeam,
     dtype: DType,
-    /// The tensors that the model is made of.
-    used: Vec<String>,
+    fingerprint: Fingerprint,
+    /// Tensors that became part of the model.
+    used: HashSet<String>,
 }
 
 impl Loader<'_> {
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         let view = self.weights.tensor(name, &[len])?;
-        self.used.push(name.to_owned());
-        finite_vector(&view)
+        let values = finite_vector(&view)?;
+        self.done(&view)?;
+        Ok(values)
+    }
+
+    /// Hashes a tensor while its pages are warm, and lets go of them.
+    fn done(&mut self, view: &TensorView<'_>) -> Result<(), LoadError> {
+        self.used.insert(view.name.clone());
+        self.fingerprint.add(self.team, view)?;
+        self.weights.release(&view.name);
+        Ok(())
     }
 
     /// Packs layers `(name, outputs, whether there is a bias)` that have the same input.
@@ -178,31 +193,69 @@ impl Loader<'_> {
                     false => None,
                 },
             });
-            self.used.push(weight);
-            self.used.extend(with_bias.then_some(bias));
         }
-        Packed::new(self.team, self.dtype, inputs, &views, arrangement)
+        let packed = Packed::new(self.team, self.dtype, inputs, &views, arrangement)?;
+        for Linear { weight, bias } in &views {
+            self.done(weight)?;
+            if let Some(bias) = bias {
+                self.done(bias)?;
+            }
+        }
+        Ok(packed)
     }
 
     /// The output head, and a check of the embedding, which stays where it is.
     fn head(&mut self, config: &DecoderConfig) -> Result<Packed, LoadError> {
         let shape = [config.vocab_size, config.hidden_size];
-        let embedding = self.weights.tensor(EMBEDDING, &shape)?;
-        check_finite(self.team, &embedding)?;
-        self.used.push(EMBEDDING.to_owned());
-        let weight = if config.tie_embeddings {
-            embedding
+        let name = if config.tie_embeddings {
+            EMBEDDING
         } else {
-            self.used.push(HEAD.to_owned());
-            self.weights.tensor(HEAD, &shape)?
+            HEAD
         };
-        let head = Linear { weight, bias: None };
-        Packed::new(
+        let weight = self.weights.tensor(name, &shape)?;
+        let head = Packed::new(
             self.team,
             self.dtype,
             config.hidden_size,
-            &[head],
+            &[Linear {
+                weight: weight.clone(),
+                bias: None,
+            }],
             Arrangement::Concatenated,
-        )
+        )?;
+        let embedding = if config.tie_embeddings {
+            weight
+        } else {
+            // First, so that the two are not in memory together.
+            self.done(&weight)?;
+            self.weights.tensor(EMBEDDING, &shape)?
+        };
+        check_finite(self.team, &embedding)?;
+        self.used.insert(EMBEDDING.to_owned());
+        self.fingerprint.add(self.team, &embedding)?;
+        Ok(head)
+    }
+
+    /// A checkpoint with more than the configuration describes is another model: more layers, a
+    /// norm between them. Serving a part of it would give wrong numbers in silence.
+    fn refuse_leftovers(&self, config: &DecoderConfig) -> Result<(), LoadError> {
+        let harmless = |name: &str| {
+            // Computed from the configuration; older checkpoints carry it along. And the copy of
+            // a tied embedding.
+            name.ends_with(".rotary_emb.inv_freq") || (config.tie_embeddings && name == HEAD)
+        };
+        let left = self.weights.names();
+        let mut left = left.filter(|name| !self.used.contains(*name) && !harmless(name));
+        match left.next() {
+            None => Ok(()),
+            Some(name) => Err(LoadError::unsupported(
+                name,
+                format!(
+                    "the checkpoint has this tensor, and a {} of {} layers, as config.json \
+                     describes it, does not",
+                    config.architecture, config.num_layers
+                ),
+            )),
+        }
     }
 }

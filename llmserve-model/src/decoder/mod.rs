@@ -160,11 +160,18 @@ impl Model for CpuModel {
             block_size: layout.block_size,
             blocks,
         };
+        let pages = Pages::new(shape, config.num_layers, self.dtype)?;
+        // No sequence is longer than all blocks together.
+        let positions = config.max_position.min(capacity);
+        let rope = RopeTable::try_new(&self.frequencies, positions).ok_or_else(|| {
+            ModelError::Prepare(format!(
+                "no memory for the rotary embedding of {positions} positions: ask for fewer blocks"
+            ))
+        })?;
         self.prepared = Some(Prepared {
             limits,
-            pages: Pages::new(shape, config.num_layers, self.dtype)?,
-            // No sequence is longer than all blocks together.
-            rope: RopeTable::new(&self.frequencies, config.max_position.min(capacity)),
+            pages,
+            rope,
             buffers: Buffers::new(config, limits, self.team.threads())?,
             plan: Plan::new(config, limits),
             pool: LogitsPool::new(config.vocab_size, limits.rows)?,

@@ -1,8 +1,10 @@
 //! One step: from a batch to logits.
 
-use llmserve_core::{Batch, BlockId, Logits, ModelError, StepLimits};
+use std::sync::atomic::AtomicBool;
 
-use super::batch::Plan;
+use llmserve_core::{Batch, BatchRow, BlockId, Logits, ModelError, StepLimits};
+
+use super::batch::{Plan, table_names};
 use super::{CpuModel, Layer, Prepared};
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
@@ -70,10 +72,28 @@ struct Step<'a> {
     team: &'a mut ThreadTeam,
     plan: &'a Plan,
     tables: &'a [&'a [BlockId]],
+    /// Whether attention met a block that does not exist.
+    beyond: AtomicBool,
     rope: &'a RopeTable,
     shape: PageShape,
     buffers: &'a mut Buffers,
     tiling: Tiling,
+}
+
+/// The error for the block that attention met in a table and that does not exist.
+fn block_beyond(rows: &[BatchRow], tables: &[&[BlockId]], blocks: usize) -> ModelError {
+    let bad = rows
+        .iter()
+        .zip(tables)
+        .enumerate()
+        .find_map(|(index, (row, table))| {
+            let block = table.iter().find(|block| block.index() >= blocks)?;
+            Some((index, row.sequence, block.0))
+        });
+    ModelError::InvalidBatch(match bad {
+        Some((index, sequence, block)) => table_names(index, sequence, block, blocks),
+        None => format!("a table names a block beyond the {blocks} there are"),
+    })
 }
 
 fn panicked(panic: TaskPanicked) -> ModelError {
@@ -98,6 +118,9 @@ impl CpuModel {
         let shape = pages.shape();
         let vocab = self.config.vocab_size;
         let tables = plan.fill(batch, vocab, rope.positions(), shape, *limits)?;
+        for slot in &plan.slots {
+            rope.prepare(slot.position as usize);
+        }
         let mut logits = pool.take(plan.wanted.len())?;
         let mut step = Step {
             config: &self.config,
@@ -105,6 +128,7 @@ impl CpuModel {
             team: &mut self.team,
             plan,
             tables: &tables,
+            beyond: AtomicBool::new(false),
             rope,
             shape,
             buffers,
@@ -118,8 +142,13 @@ impl CpuModel {
                 Layers::Bf16(pages) => step.layers(&self.layers, pages),
             })
             .and_then(|()| step.head(&self.final_norm, &self.head, logits.all()));
+        let beyond = step.beyond.into_inner();
+        let named = beyond.then(|| block_beyond(batch.rows, &tables, shape.blocks));
         plan.recycle(tables);
         result.map_err(panicked)?;
+        if let Some(error) = named {
+            return Err(error);
+        }
         Ok(Box::new(logits))
     }
 }
@@ -189,6 +218,7 @@ impl Step<'_> {
             &Context {
                 spans: &self.plan.spans,
                 tables: self.tables,
+                beyond: &self.beyond,
                 rope: self.rope,
                 layer: pages,
             },

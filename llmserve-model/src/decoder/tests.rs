@@ -5,3 +5,4 @@ mod golden;
 mod invariance;
 mod reference;
 mod refusals;
+mod residency;

@@ -425,3 +425,120 @@ fn shared_by_threads() {
     shared::<Hub>();
     shared::<HubError>();
 }
+
+#[test]
+fn a_token_crosses_no_network_unencrypted() {
+    let cache = tempfile::tempdir().unwrap();
+    let build = |endpoint: &str, token: Option<&str>| {
+        let builder = Hub::builder().endpoint(endpoint).cache_dir(cache.path());
+        match token {
+            Some(token) => builder.token(token).build(),
+            None => builder.build(),
+        }
+    };
+    for endpoint in [
+        "http://example.com",
+        "http://10.0.0.1:8080",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com/",
+        "http://example.com/localhost",
+        "http://example.com#127.0.0.1",
+        "http://example.com?127.0.0.1",
+        "http://[2001:db8::1]:80",
+        "http://0.0.0.0",
+    ] {
+        let error = build(endpoint, Some(TOKEN)).unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                HubError::InvalidOption {
+                    option: "endpoint",
+                    ..
+                }
+            ),
+            "{endpoint}: {error}"
+        );
+        assert!(!error.to_string().contains(TOKEN));
+        build(endpoint, None).unwrap();
+    }
+    for endpoint in [
+        "https://example.com",
+        "http://localhost:8080/hub",
+        "http://LOCALHOST",
+        "http://127.0.0.1:1",
+        "http://127.8.0.1",
+        "http://[::1]:8080",
+    ] {
+        build(endpoint, Some(TOKEN)).unwrap();
+    }
+    for endpoint in [
+        "http://example.com\\@127.0.0.1",
+        "http://127.0.0.1\t.example.com",
+    ] {
+        assert!(build(endpoint, Some(TOKEN)).is_err());
+    }
+}
+
+/// Names the hub that the child process of the next test talks to.
+const CHILD: &str = "LLMSERVE_TEST_HUB";
+
+/// Run by [`the_environments_token_is_not_sent`] in an environment of its own; alone it does nothing.
+#[test]
+fn child_with_a_token_in_its_environment() {
+    let Ok(endpoint) = std::env::var(CHILD) else {
+        return;
+    };
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::builder().endpoint(endpoint).cache_dir(cache.path());
+    hub.retries(0).build().unwrap().fetch("org/tiny").unwrap();
+}
+
+#[test]
+fn the_environments_token_is_not_sent() {
+    let server = tiny();
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("token"), TOKEN).unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "hub::tests::child_with_a_token_in_its_environment",
+        ])
+        .env(CHILD, &server.endpoint)
+        .env("HF_TOKEN", TOKEN)
+        .env("HF_TOKEN_PATH", home.path().join("token"))
+        .env("HF_HOME", home.path())
+        // Would send it elsewhere, if it were heeded.
+        .env("HF_ENDPOINT", "http://127.0.0.1:1")
+        .env_remove("HF_HUB_DISABLE_IMPLICIT_TOKEN")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let log = server.log.lock().unwrap();
+    assert!(log.iter().any(|(method, ..)| method == "GET"));
+    assert!(log.iter().all(|(_, _, token)| token.is_none()), "{log:?}");
+}
+
+#[test]
+fn offline_a_model_may_lack_its_tokenizer_but_not_its_weights() {
+    let server = tiny();
+    let files = || server.content.lock().unwrap();
+    let fetch = |cache: &Path, offline: bool| {
+        let hub = server.hub(cache).offline(offline).build().unwrap();
+        hub.fetch("org/tiny")
+    };
+    files()
+        .files
+        .insert("tokenizer.json".to_owned(), b"{}".to_vec());
+    let cache = tempfile::tempdir().unwrap();
+    let folder = fetch(cache.path(), false).unwrap();
+    // As a tool that fetches weights alone leaves it.
+    std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    assert_eq!(fetch(cache.path(), true).unwrap(), folder);
+    assert!(!folder.join("tokenizer.json").exists());
+    // With a connection it is fetched after all.
+    fetch(cache.path(), false).unwrap();
+    assert!(folder.join("tokenizer.json").exists());
+    std::fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let error = fetch(cache.path(), true).unwrap_err();
+    assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+}

@@ -18,6 +18,7 @@ mod query;
 mod values;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::bf16;
 use llmserve_core::BlockId;
@@ -162,6 +163,9 @@ pub(crate) struct Context<'a, E> {
     pub(crate) spans: &'a [Span],
     /// The block table of each row of the step.
     pub(crate) tables: &'a [&'a [BlockId]],
+    /// Set when a table names a block that does not exist; block 0 is read in its place, and what
+    /// comes out means nothing.
+    pub(crate) beyond: &'a AtomicBool,
     pub(crate) rope: &'a RopeTable,
     pub(crate) layer: &'a [E],
 }
@@ -225,6 +229,22 @@ struct Task<'a, E> {
     tiling: Tiling,
     scratch: &'a mut [f32],
     out: Disjoint<'a, f32>,
+}
+
+impl<E> Task<'_, E> {
+    /// The block and the slot of a position, the block checked to exist.
+    #[inline(always)]
+    fn locate(&self, position: usize) -> (usize, usize) {
+        let shape = self.projections.shape;
+        let table = self.context.tables[self.span.row];
+        let block = table[position / shape.block_size].index();
+        let slot = position % shape.block_size;
+        if block < shape.blocks {
+            return (block, slot);
+        }
+        self.context.beyond.store(true, Ordering::Relaxed);
+        (0, slot)
+    }
 }
 
 impl<E: KvNumber> Kernel for Task<'_, E> {

@@ -1,6 +1,5 @@
 //! Rows of the embedding, read where they lie.
 
-use super::packed::read_bytes;
 use super::tiling::Tiling;
 use crate::threads::{Disjoint, TaskPanicked, ThreadTeam};
 use crate::weights::FileDType;
@@ -22,7 +21,7 @@ pub(crate) fn embed(
         for row in tiling.tile(tile) {
             // SAFETY: each row is in one tile.
             let to = unsafe { out.part(row * width..(row + 1) * width) };
-            read_bytes(embedding, dtype, ids[row] as usize * width, to);
+            dtype.read(embedding, ids[row] as usize * width, to);
         }
     })
 }

@@ -164,30 +164,16 @@ impl Job<'_> {
         let columns = self.weights.columns;
         match self.sink {
             Sink::Store(out, stride) => {
-                for (i, block) in results.iter().enumerate() {
-                    let from = (first + i) * PANEL;
-                    let len = PANEL.min(columns - from);
-                    for (row, values) in rows.clone().zip(block) {
-                        let at = row * stride + from;
-                        // SAFETY: rows and panels of tasks do not overlap, hence neither do these.
-                        let to = unsafe { out.part(at..at + len) };
-                        to.copy_from_slice(&values[..len]);
-                    }
-                }
+                let put = |to: &mut [f32], values: &[f32]| to.copy_from_slice(values);
+                self.each_row(out, stride, rows, first, results, put);
             }
             Sink::Add(out, stride) => {
-                for (i, block) in results.iter().enumerate() {
-                    let from = (first + i) * PANEL;
-                    let len = PANEL.min(columns - from);
-                    for (row, values) in rows.clone().zip(block) {
-                        let at = row * stride + from;
-                        // SAFETY: rows and panels of tasks do not overlap, hence neither do these.
-                        let to = unsafe { out.part(at..at + len) };
-                        for (x, y) in to.iter_mut().zip(values) {
-                            *x += y;
-                        }
+                let put = |to: &mut [f32], values: &[f32]| {
+                    for (x, y) in to.iter_mut().zip(values) {
+                        *x += y;
                     }
-                }
+                };
+                self.each_row(out, stride, rows, first, results, put);
             }
             Sink::Gated(out, activation) => {
                 for (i, pair) in results.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -206,6 +192,29 @@ impl Job<'_> {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Calls `put(place, results)` for every row and panel of a row-major matrix.
+    #[inline(always)]
+    fn each_row(
+        &self,
+        out: Disjoint<'_, f32>,
+        stride: usize,
+        rows: Range<usize>,
+        first: usize,
+        results: &[Block],
+        put: impl Fn(&mut [f32], &[f32]),
+    ) {
+        for (i, block) in results.iter().enumerate() {
+            let from = (first + i) * PANEL;
+            let len = PANEL.min(self.weights.columns - from);
+            for (row, values) in rows.clone().zip(block) {
+                let at = row * stride + from;
+                // SAFETY: rows and panels of tasks do not overlap, hence neither do these.
+                let to = unsafe { out.part(at..at + len) };
+                put(to, &values[..len]);
             }
         }
     }

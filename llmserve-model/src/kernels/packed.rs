@@ -9,7 +9,6 @@
 //! pairing of bf16 numbers costs one shift and one mask for 32 of them, and is the order in which
 //! dot-product instructions want them.
 
-use half::bf16;
 use parking_lot::Mutex;
 
 use super::buffer::{Buffer, Number};
@@ -17,7 +16,7 @@ use super::simd::{LANES, Simd};
 use crate::decoder::DType;
 use crate::error::LoadError;
 use crate::threads::{Disjoint, ThreadTeam};
-use crate::weights::{FileDType, TensorView};
+use crate::weights::TensorView;
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
@@ -240,11 +239,8 @@ fn pack<W: Weight>(
                 let Some((layer, row)) = *row else {
                     continue;
                 };
-                read(
-                    &layers[layer].weight,
-                    row * depth + begin,
-                    &mut piece[..len],
-                );
+                let weight = &layers[layer].weight;
+                weight.read(row * depth + begin, &mut piece[..len]);
                 piece[len..].fill(0.0);
                 if !piece
                     .iter()
@@ -273,41 +269,13 @@ fn pack<W: Weight>(
     }
 }
 
-/// Elements `from..` of a tensor, widened.
-pub(crate) fn read(view: &TensorView<'_>, from: usize, out: &mut [f32]) {
-    read_bytes(view.bytes, view.dtype, from, out);
-}
-
-/// Elements `from..` of a tensor's bytes, widened.
-pub(crate) fn read_bytes(bytes: &[u8], dtype: FileDType, from: usize, out: &mut [f32]) {
-    let size = dtype.size();
-    let bytes = &bytes[from * size..(from + out.len()) * size];
-    match dtype {
-        FileDType::F32 => {
-            for (x, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *x = f32::from_le_bytes(*b);
-            }
-        }
-        FileDType::BF16 => {
-            for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *x = bf16::from_le_bytes(*b).to_f32();
-            }
-        }
-        FileDType::F16 => {
-            for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *x = half::f16::from_le_bytes(*b).to_f32();
-            }
-        }
-    }
-}
-
 /// Where a tensor holds its first number that is not finite.
 fn non_finite(view: &TensorView<'_>, rounded: fn(f32) -> f32) -> LoadError {
     let mut chunk = [0.0; CHUNK];
     let elements = view.elements();
     for begin in (0..elements).step_by(CHUNK) {
         let chunk = &mut chunk[..CHUNK.min(elements - begin)];
-        read(view, begin, chunk);
+        view.read(begin, chunk);
         if let Some(at) = chunk.iter().position(|&x| !rounded(x).is_finite()) {
             return LoadError::NonFinite {
                 tensor: view.name.clone(),
@@ -343,7 +311,7 @@ pub(crate) fn check_finite(team: &mut ThreadTeam, view: &TensorView<'_>) -> Resu
         let end = elements.min((part + 1) * PART);
         for begin in (part * PART..end).step_by(CHUNK) {
             let chunk = &mut chunk[..CHUNK.min(end - begin)];
-            read(view, begin, chunk);
+            view.read(begin, chunk);
             if !chunk.iter().fold(true, |all, x| all & x.is_finite()) {
                 finite.store(false, std::sync::atomic::Ordering::Relaxed);
             }

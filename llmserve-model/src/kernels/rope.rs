@@ -1,13 +1,19 @@
 //! Rotary position embedding (Su et al., 2021), by halves as `transformers` does it.
 
+use super::buffer::Buffer;
 use crate::config::{RopeConfig, RopeScaling};
 
-/// Cosines and sines of every position that can occur.
-#[derive(Debug, Default)]
+/// Cosines and sines of positions, each computed when it first occurs.
+///
+/// Room for all positions is reserved at once, and costs no physical memory where the operating
+/// system maps zeros lazily: a context of millions of tokens costs what is used of it.
+#[derive(Debug)]
 pub(crate) struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    frequencies: Vec<f32>,
+    cos: Buffer<f32>,
+    sin: Buffer<f32>,
+    /// Not 0 for positions whose cosines and sines are there.
+    known: Buffer<u16>,
 }
 
 /// How fast each pair of dimensions turns, in radians a position.
@@ -44,36 +50,51 @@ pub(crate) fn frequencies(rope: &RopeConfig, head_dim: usize) -> Vec<f32> {
 }
 
 impl RopeTable {
-    /// The table of positions `0..positions`.
-    pub(crate) fn new(frequencies: &[f32], positions: usize) -> Self {
-        let mut table = Self {
-            half: frequencies.len(),
-            cos: Vec::with_capacity(frequencies.len() * positions),
-            sin: Vec::with_capacity(frequencies.len() * positions),
-        };
-        for position in 0..positions {
-            for frequency in frequencies {
-                // The product is rounded to f32 first, as in the reference.
-                let (sin, cos) = (position as f32 * frequency).sin_cos();
-                table.cos.push(cos);
-                table.sin.push(sin);
-            }
+    /// A table for positions `0..positions`, none of them known yet; nothing if there is no memory
+    /// for so many.
+    pub(crate) fn try_new(frequencies: &[f32], positions: usize) -> Option<Self> {
+        let len = frequencies.len().checked_mul(positions)?;
+        Some(Self {
+            frequencies: frequencies.to_vec(),
+            cos: Buffer::try_zeroed(len)?,
+            sin: Buffer::try_zeroed(len)?,
+            known: Buffer::try_zeroed(positions)?,
+        })
+    }
+
+    /// Makes `position` known, which [`rotate`](Self::rotate) relies on.
+    ///
+    /// # Panics
+    /// For a position beyond the table.
+    pub(crate) fn prepare(&mut self, position: usize) {
+        if self.known[position] != 0 {
+            return;
         }
-        table
+        let half = self.frequencies.len();
+        let range = position * half..(position + 1) * half;
+        let pairs = self.cos[range.clone()].iter_mut().zip(&mut self.sin[range]);
+        for (frequency, (to_cos, to_sin)) in self.frequencies.iter().zip(pairs) {
+            // The product is rounded to f32 first, as in the reference.
+            let (sin, cos) = (position as f32 * frequency).sin_cos();
+            (*to_cos, *to_sin) = (cos, sin);
+        }
+        self.known[position] = 1;
     }
 
-    /// Positions that the table covers.
+    /// Positions that the table has room for.
     pub(crate) fn positions(&self) -> usize {
-        self.cos.len().checked_div(self.half).unwrap_or(0)
+        self.known.len()
     }
 
-    /// Rotates `x` as standing at `position`; `put` receives every dimension's result.
+    /// Rotates `x` as standing at `position`, which was [`prepare`](Self::prepare)d; `put` receives
+    /// every dimension's result.
     ///
     /// # Panics
     /// For a position beyond the table.
     #[inline(always)]
     pub(crate) fn rotate(&self, position: usize, x: &[f32], mut put: impl FnMut(usize, f32)) {
-        let half = self.half;
+        debug_assert_ne!(self.known[position], 0, "position {position} not prepared");
+        let half = self.frequencies.len();
         let cos = &self.cos[position * half..(position + 1) * half];
         let sin = &self.sin[position * half..(position + 1) * half];
         let (low, high) = x.split_at(half);
@@ -98,8 +119,11 @@ mod tests {
         };
         let frequencies = frequencies(&rope, 8);
         assert_eq!(frequencies, [1.0, 0.1, 0.01, 0.001]);
-        let table = RopeTable::new(&frequencies, 50);
+        let mut table = RopeTable::try_new(&frequencies, 50).unwrap();
         assert_eq!(table.positions(), 50);
+        table.prepare(37);
+        table.prepare(0);
+        table.prepare(37);
         let x: Vec<f32> = (0..8).map(|i| i as f32 - 3.5).collect();
         let mut out = [0.0; 8];
         table.rotate(37, &x, |i, y| out[i] = y);
@@ -111,6 +135,17 @@ mod tests {
         }
         table.rotate(0, &x, |i, y| out[i] = y);
         assert_eq!(out[..], x[..]);
+    }
+
+    #[test]
+    fn room_for_many_positions_costs_nothing_and_too_much_is_refused() {
+        let frequencies = [1.0; 64];
+        assert!(RopeTable::try_new(&frequencies, usize::MAX / 64).is_none());
+        assert!(RopeTable::try_new(&frequencies, usize::MAX / 2).is_none());
+        let began = std::time::Instant::now();
+        let mut table = RopeTable::try_new(&frequencies, 1 << 22).unwrap();
+        table.prepare((1 << 22) - 1);
+        assert!(began.elapsed() < std::time::Duration::from_secs(1));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::number;
+
 /// Nesting that is printed. A namespace may contain itself, so there must be an end.
 const MAX_DEPTH: usize = 100;
 
@@ -161,6 +163,7 @@ impl Style {
             Ok(x) if !value.is_integer() && x.is_nan() => "NaN".to_owned(),
             Ok(x) if !value.is_integer() && x.is_infinite() && x > 0.0 => "Infinity".to_owned(),
             Ok(x) if !value.is_integer() && x.is_infinite() => "-Infinity".to_owned(),
+            Ok(x) if !value.is_integer() => number::python(x),
             _ => value.to_string(),
         };
         out.push_str(&text);

@@ -2,33 +2,31 @@
 //!
 //! * `{% generation %}` and `{% endgeneration %}` mark the assistant's words for training. They
 //!   become an `if` that is always true, which treats the white space around it the same way.
-//! * `{% set ns.x = value %}` becomes `{% set ns.x = (value) | flat %}`. A namespace is the only thing
-//!   that a template can change, hence the only way to build a value that contains itself or nests
-//!   without bound; printing or dropping one overflows the stack and takes the process along. The
-//!   filter refuses such values.
+//! * `{% set ns.x = value %}` becomes `{% do __assign(ns,'x',(value)) %}`, see
+//!   [`namespace`](super::namespace). What is overlooked here is refused by the renderer: nothing
+//!   depends on reading the text exactly as the renderer does.
 
-use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use super::namespace::ASSIGN;
 
-/// The name of [`flat`] as a filter.
-pub(super) const FLAT: &str = "flat";
-/// Nesting of a value that a namespace may hold. Conversations nest by a handful.
-const MAX_DEPTH: usize = 32;
+/// Stands for an attribute until its value is there.
+const HELD: &str = "__held";
 
 /// The changed text. Lines keep their numbers.
 pub(super) fn rewrite(source: &str) -> String {
     let mut out = String::with_capacity(source.len() + 64);
     let mut rest = source;
+    // The attributes that the open `{% set … %}` blocks are for.
+    let mut blocks = Vec::new();
     while let Some(start) = rest.find('{') {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
         let length = match tag.as_bytes().get(1) {
-            Some(b'#') => tag.find("#}").map_or(tag.len(), |end| end + 2),
+            Some(b'#') => tag[2..].find("#}").map_or(tag.len(), |end| end + 4),
             Some(b'{') => expression_end(tag, "}}"),
             Some(b'%') => {
                 let end = expression_end(tag, "%}");
                 let (block, after) = tag.split_at(end);
-                out.push_str(&rewrite_block(block));
+                out.push_str(&rewrite_block(block, &mut blocks));
                 rest = after;
                 if keyword(block) == "raw" {
                     let end = raw_end(rest);
@@ -44,49 +42,6 @@ pub(super) fn rewrite(source: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// Refuses what a namespace must not hold: a namespace, or anything nested too deeply. An iterator
-/// becomes the list of its items, which can be looked into.
-pub(super) fn flat(value: Value) -> Result<Value, Error> {
-    let value = match value.kind() {
-        ValueKind::Iterable => value.try_iter()?.collect(),
-        _ => value,
-    };
-    let namespace = minijinja::functions::namespace(None)?;
-    check(&value, &namespace, 0)?;
-    Ok(value)
-}
-
-fn check(value: &Value, namespace: &Value, depth: usize) -> Result<(), Error> {
-    let refuse = |reason: String| Err(Error::new(ErrorKind::InvalidOperation, reason));
-    let kind = |value: &Value| value.as_object().map(|object| object.type_name());
-    if kind(value).is_some() && kind(value) == kind(namespace) {
-        return refuse("a namespace cannot hold a namespace".to_owned());
-    }
-    if depth > MAX_DEPTH {
-        return refuse(format!(
-            "a namespace cannot hold values nested deeper than {MAX_DEPTH}"
-        ));
-    }
-    match value.kind() {
-        ValueKind::Seq => {
-            for item in value.try_iter()? {
-                check(&item, namespace, depth + 1)?;
-            }
-        }
-        ValueKind::Map => {
-            for key in value.try_iter()? {
-                check(&value.get_item(&key)?, namespace, depth + 1)?;
-            }
-        }
-        // It holds what it was made of out of sight.
-        ValueKind::Iterable => {
-            return refuse("a namespace cannot hold an iterator within a value".to_owned());
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// The length of `tag`, which opens with two characters, up to and with its `close`.
@@ -157,21 +112,100 @@ fn raw_end(rest: &str) -> usize {
     rest.len()
 }
 
-fn rewrite_block(block: &str) -> String {
+fn rewrite_block(block: &str, blocks: &mut Vec<Option<String>>) -> String {
+    let keep = || block.to_owned();
     let Some((open, body, close)) = parts(block) else {
-        return block.to_owned();
+        return keep();
     };
     match keyword(block) {
         "generation" => block.replacen("generation", "if true", 1),
         "endgeneration" => block.replacen("endgeneration", "endif", 1),
-        "set" => match assignment(body) {
-            Some((target, value)) if target.contains('.') && !value.trim().is_empty() => {
-                format!("{{%{open}{target}=({value})|{FLAT} {close}%}}")
+        "set" => {
+            let after = body.trim_start().strip_prefix("set").unwrap_or_default();
+            let Some((targets, value)) = assignment(after) else {
+                let (target, filters) = after.split_at(after.find('|').unwrap_or(after.len()));
+                let target = attribute(target);
+                let text = match &target {
+                    Some(_) => format!("{{%{open}{} {HELD} {filters}{close}%}}", space(body)),
+                    None => keep(),
+                };
+                blocks.push(target.map(|target| target.assign(HELD)));
+                return text;
+            };
+            if let Some(target) = attribute(targets) {
+                let call = target.assign(&format!("({value})"));
+                return format!("{{%{open}{}{call} {close}%}}", lines(targets));
             }
-            _ => block.to_owned(),
+            let (targets, calls) = unpacked(targets);
+            match calls.as_slice() {
+                [] => keep(),
+                calls => {
+                    let calls = calls.join(" %}{%");
+                    format!("{{%{open} set {targets}={value}%}}{{%{calls} {close}%}}")
+                }
+            }
+        }
+        "endset" => match blocks.pop().flatten() {
+            Some(call) => format!("{{%{open} endset %}}{{%{call} {close}%}}"),
+            None => keep(),
         },
-        _ => block.to_owned(),
+        _ => keep(),
     }
+}
+
+/// An attribute that is assigned to.
+struct Attribute<'a> {
+    owner: &'a str,
+    name: &'a str,
+}
+
+impl Attribute<'_> {
+    fn assign(&self, value: &str) -> String {
+        format!(" do {ASSIGN}({},'{}',{value})", self.owner, self.name)
+    }
+}
+
+/// `target` as an attribute, if it is one.
+fn attribute(target: &str) -> Option<Attribute<'_>> {
+    let identifier = |part: &str| {
+        let part = part.trim();
+        !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+    };
+    let (owner, name) = target.rsplit_once('.')?;
+    let (owner, name) = (owner.trim(), name.trim());
+    (identifier(name) && owner.split('.').all(identifier)).then_some(Attribute { owner, name })
+}
+
+/// The targets of `{% set a, ns.b = … %}` with names for the attributes, and what assigns those.
+fn unpacked(targets: &str) -> (String, Vec<String>) {
+    let mut calls = Vec::new();
+    let mut out = String::new();
+    for part in targets.split_inclusive(['(', ')', ',']) {
+        let (target, mark) = match part.char_indices().next_back() {
+            Some((at, '(' | ')' | ',')) => part.split_at(at),
+            _ => (part, ""),
+        };
+        match attribute(target) {
+            Some(target) => {
+                let held = format!("{HELD}{}", calls.len());
+                out.push_str(&held);
+                calls.push(target.assign(&held));
+            }
+            None => out.push_str(target),
+        }
+        out.push_str(mark);
+    }
+    (out, calls)
+}
+
+/// The line breaks of a text that is left out.
+fn lines(text: &str) -> String {
+    text.chars().filter(|&c| c == '\n').collect()
+}
+
+/// `set` with the white space before it.
+fn space(body: &str) -> &str {
+    &body[..body.len() - body.trim_start().len() + "set".len()]
 }
 
 /// The two sides of an assignment.
@@ -206,20 +240,20 @@ mod tests {
                 "{% generation %}x{%- endgeneration +%}",
                 "{% if true %}x{%- endif +%}",
             ),
-            ("{%- set ns.x = 1 -%}", "{%- set ns.x =( 1 )|flat -%}"),
-            ("{%set ns.x=ns.x+1%}", "{%set ns.x=(ns.x+1)|flat %}"),
+            ("{%- set ns.x = 1 -%}", "{%- do __assign(ns,'x',( 1 )) -%}"),
+            ("{%set ns.x=ns.x+1%}", "{% do __assign(ns,'x',(ns.x+1)) %}"),
             (
                 "{% set ns.x = 'a%}' ~ \"=\" if b == c else {'d': 2} %}",
-                "{% set ns.x =( 'a%}' ~ \"=\" if b == c else {'d': 2} )|flat %}",
+                "{% do __assign(ns,'x',( 'a%}' ~ \"=\" if b == c else {'d': 2} )) %}",
             ),
             (
                 "{% set (ns.a, b) = (1, 2) %}",
-                "{% set (ns.a, b) =( (1, 2) )|flat %}",
+                "{% set  (__held0, b) = (1, 2) %}{% do __assign(ns,'a',__held0) %}",
             ),
             ("{% set x = a.b %}", "{% set x = a.b %}"),
             (
-                "{% set ns.x %}{% set ns.y = 1%}",
-                "{% set ns.x %}{% set ns.y =( 1)|flat %}",
+                "{% set ns.x | upper %}{% set y %}{% endset %}\n{%- endset -%}{% endset %}",
+                "{% set __held | upper %}{% set y %}{% endset %}\n{%- endset %}{% do __assign(ns,'x',__held) -%}{% endset %}",
             ),
             ("{{ '{% set ns.x = 1 %}' }}", "{{ '{% set ns.x = 1 %}' }}"),
             (
@@ -228,7 +262,7 @@ mod tests {
             ),
             (
                 "{% raw %}{% set ns.x = 1 %}{{ {%- endraw %}{% set ns.x = 1 %}",
-                "{% raw %}{% set ns.x = 1 %}{{ {%- endraw %}{% set ns.x =( 1 )|flat %}",
+                "{% raw %}{% set ns.x = 1 %}{{ {%- endraw %}{% do __assign(ns,'x',( 1 )) %}",
             ),
             ("{ {% broken", "{ {% broken"),
             ("{%", "{%"),

@@ -208,3 +208,146 @@ fn nothing_nests_without_bound() {
         r#"[{"role": "user", "content": "hello"}]"#
     );
 }
+
+/// Each of these has the renderer's lexer and a simpler one disagree on what is a tag.
+#[test]
+fn no_spelling_gets_past_the_check_of_namespaces() {
+    let grow = "{% set ns = namespace(x=0) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}x";
+    for source in [
+        format!("{{#}} {{{{ ' #}}{grow}{{# ' }}}} #}}"),
+        format!("{{#}}{grow}{{# #}}"),
+        format!("{{# {{{{ ' #}}{grow}{{# ' }}}} #}}"),
+        format!("{{% raw %}}{{{{ ' {{%-endraw-%}}{grow}"),
+        format!("{{{{ '\\\\' }}}}{grow}{{{{ '\\'' }}}}"),
+        grow.replace("set ns", "set\tns"),
+        grow.replace("set ns.x =", "set ns . x="),
+        grow.replace("[ns.x] %", "[ns.x]), (1 %"),
+        grow.replace("set ns.x = [ns.x]", "set ns.x, y = [ns.x], 1"),
+        grow.replace("set ns.x = [ns.x]", "do __assign(ns, 'x', [ns.x])"),
+    ] {
+        if let Ok(template) = ChatTemplate::compile(&source, &tokens()) {
+            let _ = template.render(&[], &RenderOptions::default());
+        }
+    }
+    assert!(template_error(render(grow)).contains("nested deeper"));
+}
+
+#[test]
+fn shared_values_are_not_looked_at_for_ever() {
+    let start = Instant::now();
+    for grow in ["[ns.x,ns.x]", "{'a':ns.x,'b':ns.x}"] {
+        let source = format!(
+            "{{% set ns = namespace(x=1) %}}{{% for i in range(31) %}}{{% set ns.x={grow} %}}{{% endfor %}}"
+        );
+        assert!(template_error(render(&source)).contains("10000000 steps"));
+    }
+    // Nor is a list that is copied at every turn.
+    let source = "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = ns.x + [i] %}{% endfor %}";
+    assert!(template_error(render(source)).contains("10000000 steps"));
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// The deepest values that fit the bounds are printed, compared and dropped without a crash.
+#[test]
+fn values_nested_without_a_namespace_fit_the_stack() {
+    let repeat = |text: &str, used: usize| text.repeat((MAX_NESTING - used) / nesting(text));
+    let sets = |n: usize| repeat("{%set x=[x]%}", n);
+    for use_ in [
+        "",
+        "{{ x }}",
+        "{{ x ~ '' }}",
+        "{{ x == y }}",
+        "{{ x | tojson }}",
+        "{{ [x]|sort }}",
+    ] {
+        let _ = render(&format!(
+            "{{% set x = 1 %}}{}{{% set y = [x] %}}{use_}",
+            sets(20)
+        ));
+        let calls = format!(
+            "{{% macro f(x) %}}{}{use_}{{{{ f(x) }}}}{{% endmacro %}}{{{{ f(1) }}}}",
+            sets(40)
+        );
+        template_error(render(&calls));
+        let brackets = format!(
+            "{{% for i in [1] recursive %}}{{% set x = i %}}{}{use_}{{{{ loop([x]) }}}}{{% endfor %}}",
+            sets(40)
+        );
+        template_error(render(&brackets));
+    }
+    for chain in ["~1", ".a", " and 1", "-1", " if 1 else 1"] {
+        let source = format!(
+            "{{{{ x{} }}}}",
+            chain.repeat((MAX_SOURCE - 100) / chain.len())
+        );
+        if let Ok(template) = ChatTemplate::compile(&source, &tokens()) {
+            let _ = template.render(&[], &RenderOptions::default());
+        }
+    }
+    let branches = "{%elif x%}".repeat(6_000);
+    let _ = ChatTemplate::compile(&format!("{{% if x %}}{branches}{{% endif %}}"), &tokens());
+}
+
+#[test]
+fn a_template_of_unheard_of_size_is_refused() {
+    let refused = |source: String| {
+        ChatTemplate::compile(&source, &tokens())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refused("x".repeat(MAX_SOURCE + 1)).contains("bytes"));
+    assert!(refused(format!("{{{{ {} }}}}", "a|b".repeat(5_000))).contains("brackets"));
+    assert!(refused(format!("{{{{ x{} }}}}", "~1".repeat(9_000))).contains("operators"));
+    compile(&"{{ x }}{% if x %}{% endif %}\n".repeat(2_000));
+}
+
+#[test]
+fn namespaces_work_as_in_jinja() {
+    for (source, text) in [
+        (
+            "{% set ns = namespace({'a': 1}, b=2) %}{% set ns.c = 3 %}{{ ns.a + ns.b + ns['c'] }}",
+            "6",
+        ),
+        (
+            "{% set ns = namespace() %}{% set ns.a, b = 1, 2 %}{{ ns.a }}{{ b }}",
+            "12",
+        ),
+        (
+            "{% set ns = namespace() %}{% set (b, ns.a) = (1, 2) %}{{ ns.a }}{{ b }}",
+            "21",
+        ),
+        (
+            "{% set ns = namespace() %}{% set ns.a | upper %}x{{ 1 }}\n{% endset %}\n[{{ ns.a }}]",
+            "[X1\n]",
+        ),
+        (
+            "{% set ns = namespace() %}{% set ns.a = 1, 2 %}{{ ns.a | length }}",
+            "2",
+        ),
+        (
+            "{% set ns = namespace() %}a\n{%- set ns.a = 1 -%}\nb{% for k, v in ns.items() %}{{ k }}{{ v }}{% endfor %}",
+            "aba1",
+        ),
+        (
+            "{{ namespace(a=1) is mapping }}{{ ns is defined }}",
+            "TrueFalse",
+        ),
+    ] {
+        assert_eq!(render(source).unwrap(), text, "{source}");
+    }
+    assert!(template_error(render("{% set x = 1 %}{% set x.a = 1 %}")).contains("can only assign"));
+}
+
+#[test]
+fn numbers_print_as_in_python() {
+    assert_eq!(
+        render("{{ 1e20 }} {{ 1.5 }} {{ 2.0 }} {{ [1e-5, 1e20] | tojson }} {{ 10 ** 18 }}")
+            .unwrap(),
+        "1e+20 1.5 2.0 [1e-05, 1e+20] 1000000000000000000"
+    );
+    template_error(render("{{ 'x'.ljust(3) }}"));
+}

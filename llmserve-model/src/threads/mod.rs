@@ -16,12 +16,14 @@ mod disjoint;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use llmserve_core::error::panic_message;
 use parking_lot::Mutex;
@@ -29,9 +31,13 @@ use parking_lot::Mutex;
 pub use cores::physical_cores;
 pub(crate) use disjoint::Disjoint;
 
-/// Looks at the state before a thread goes to sleep; some tens of microseconds, longer than the
-/// gaps inside a forward pass and shorter than anyone would notice in a process monitor.
-const SPINS: u32 = 4_000;
+/// How long a thread looks at the state before it goes to sleep: longer than the gaps inside a
+/// forward pass, and too short to show in a process monitor. A time and not a number of looks,
+/// because the pause between two takes from some ten to some hundred cycles, depending on the CPU.
+const SPIN: Duration = Duration::from_micros(200);
+
+/// Looks between two looks at the clock.
+const LOOKS: u32 = 32;
 
 /// Most threads of a team; the count of those inside a job has this many values in the state.
 const MAX_THREADS: usize = 1 << 12;
@@ -186,7 +192,7 @@ impl ThreadTeam {
         if tasks <= 1 || self.workers.is_empty() {
             let alone = catch_unwind(AssertUnwindSafe(|| (0..tasks).for_each(|task| f(task, 0))));
             return alone.map_err(|payload| TaskPanicked {
-                message: panic_message(&*payload),
+                message: message_of(payload),
             });
         }
         let shared = &*self.shared;
@@ -220,8 +226,37 @@ impl ThreadTeam {
     }
 }
 
+/// The message of a panic, whose payload is dropped without a further panic getting out.
+fn message_of(payload: Box<dyn Any + Send>) -> String {
+    let message = panic_message(&*payload);
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // There is no end to payloads that panic when they are dropped: this one leaks.
+        std::mem::forget(second);
+    }
+    message
+}
+
+/// Pauses between looks at the state, until [`SPIN`] is over.
+#[derive(Default)]
+struct Patience {
+    looks: u32,
+    began: Option<Instant>,
+}
+
+impl Patience {
+    /// Pauses; whether to look again.
+    fn lasts(&mut self) -> bool {
+        std::hint::spin_loop();
+        self.looks += 1;
+        if !self.looks.is_multiple_of(LOOKS) {
+            return true;
+        }
+        self.began.get_or_insert_with(Instant::now).elapsed() < SPIN
+    }
+}
+
 impl Shared {
-    /// Runs tasks until none is left. Never unwinds.
+    /// Runs tasks until none is left. Never unwinds: a worker that did would not leave the job.
     fn claim(&self, job: Job, worker: usize) {
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -235,18 +270,20 @@ impl Shared {
         }));
         if let Err(payload) = result {
             self.next.0.store(job.tasks, Ordering::Relaxed);
-            self.panic
-                .lock()
-                .get_or_insert_with(|| panic_message(&*payload));
+            let message = message_of(payload);
+            self.panic.lock().get_or_insert(message);
         }
     }
 
     fn wait_until_left(&self) {
-        for _ in 0..SPINS {
+        let mut patience = Patience::default();
+        loop {
             if self.state.0.load(Ordering::SeqCst) & ENTERED == 0 {
                 return;
             }
-            std::hint::spin_loop();
+            if !patience.lasts() {
+                break;
+            }
         }
         *self.caller.lock() = Some(thread::current());
         loop {
@@ -263,7 +300,7 @@ impl Shared {
     /// The life of a worker.
     fn work(&self, worker: usize) {
         let mut seen = 0;
-        let mut spins = 0;
+        let mut patience = Patience::default();
         loop {
             if self.stop.load(Ordering::SeqCst) {
                 return;
@@ -278,21 +315,18 @@ impl Shared {
                 );
                 if entered.is_ok() {
                     seen = state / EPOCH;
-                    spins = 0;
                     // SAFETY: inside the job, so the cell is not written until this worker leaves.
                     let job = unsafe { *self.job.get() };
                     self.claim(job, worker);
                     self.leave();
+                    patience = Patience::default();
                 }
                 continue;
             }
-            if spins < SPINS {
-                spins += 1;
-                std::hint::spin_loop();
-                continue;
+            if !patience.lasts() {
+                self.sleep(worker, seen);
+                patience = Patience::default();
             }
-            self.sleep(worker, seen);
-            spins = 0;
         }
     }
 

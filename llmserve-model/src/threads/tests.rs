@@ -87,6 +87,41 @@ fn a_panic_is_an_error_and_the_team_lives_on() {
     }
 }
 
+/// Panics when it is dropped, with another of its kind.
+struct Spiteful(u32);
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            std::panic::panic_any(Spiteful(self.0 + 1));
+        }
+    }
+}
+
+#[test]
+fn a_payload_that_panics_when_dropped_holds_nobody_up() {
+    for threads in [1, 2, 5] {
+        let mut team = ThreadTeam::new(threads).unwrap();
+        for _ in 0..20 {
+            let error = team.run(40, |_, _| {
+                // Long enough for workers to take part.
+                thread::sleep(Duration::from_micros(200));
+                std::panic::panic_any(Spiteful(0));
+            });
+            assert_eq!(error.unwrap_err().message, "no message");
+            team.run(8, |_, _| {}).unwrap();
+        }
+    }
+}
+
+#[test]
+fn patience_is_a_matter_of_time() {
+    let mut patience = Patience::default();
+    let began = Instant::now();
+    while patience.lasts() {}
+    assert!(began.elapsed() >= SPIN);
+}
+
 #[test]
 fn the_caller_waits_for_slow_workers() {
     let mut team = ThreadTeam::new(2).unwrap();

@@ -13,7 +13,7 @@ use llmserve_core::{Message, RenderOptions, TokenId, Tokenizer, TokenizerError};
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
-use crate::config::fields::{Fields, read_bounded, read_object};
+use crate::config::fields::{Fields, is_absent, read_bounded, read_object};
 use crate::error::LoadError;
 use crate::template::ChatTemplate;
 
@@ -64,7 +64,7 @@ impl HfTokenizer {
     /// [`LoadError::Config`] naming the file or field.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>, LoadError> {
         let path = dir.join("tokenizer.json");
-        if !path.exists() {
+        if is_absent(&path) {
             return Ok(None);
         }
         let bytes = read_bounded(&path, "the tokenizer", MAX_TOKENIZER)?;
@@ -201,7 +201,7 @@ fn template_text(
     config: &Fields,
 ) -> Result<Option<(PathBuf, String)>, LoadError> {
     let path = dir.join("chat_template.jinja");
-    if path.exists() {
+    if !is_absent(&path) {
         let bytes = read_bounded(&path, "the chat template", MAX_TEMPLATE)?;
         return match String::from_utf8(bytes) {
             Ok(text) => Ok(Some((path, text))),

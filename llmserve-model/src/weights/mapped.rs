@@ -1,6 +1,7 @@
 //! One file, mapped read-only.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -73,5 +74,29 @@ impl MappedFile {
     /// The whole file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Lets go of the physical memory behind `range`. Its bytes stay readable: whoever does read
+    /// them again takes them from the page cache, or from the disk.
+    pub(super) fn release(&self, range: Range<usize>) {
+        /// The common size; where pages are larger, a neighbour's edge goes too, and comes back.
+        const PAGE: usize = 4096;
+        let from = range.start.next_multiple_of(PAGE);
+        let to = range.end.min(self.map.len()) / PAGE * PAGE;
+        if from >= to {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            use memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: nobody can write to the mapping, so each of its pages is the file's, and is
+            // filled from the file again when it is next read: slices of it keep their contents.
+            #[allow(unsafe_code)]
+            let advised = unsafe { self.map.unchecked_advise_range(DontNeed, from, to - from) };
+            if let Err(error) = advised {
+                // It costs memory and nothing else.
+                tracing::debug!(path = %self.path.display(), %error, "pages stay resident");
+            }
+        }
     }
 }

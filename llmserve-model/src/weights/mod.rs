@@ -33,6 +33,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::config::fields::is_absent;
 use crate::error::LoadError;
 use mapped::MappedFile;
 
@@ -94,11 +95,11 @@ impl Weights {
             });
         }
         let single = dir.join(SINGLE);
-        if single.exists() {
+        if !is_absent(&single) {
             return Self::gather(vec![MappedFile::open(&single)?], None);
         }
         let index = dir.join(INDEX);
-        if index.exists() {
+        if !is_absent(&index) {
             let map = index::read(&index)?;
             let mut files = Vec::new();
             for name in map.shards() {
@@ -200,6 +201,15 @@ impl Weights {
             shape: located.shape.clone(),
             bytes: &self.files[located.file].bytes()[located.bytes.clone()],
         })
+    }
+
+    /// Lets go of the physical memory that reading the tensor `name` has filled, where the
+    /// operating system can (Unix). Views stay valid; reading them takes the bytes from the page
+    /// cache or the file again.
+    pub fn release(&self, name: &str) {
+        if let Some(located) = self.tensors.get(name) {
+            self.files[located.file].release(located.bytes.clone());
+        }
     }
 
     /// Whether there is a tensor `name`, of whatever shape and format.

@@ -24,6 +24,32 @@ impl FileDType {
         }
     }
 
+    /// The elements from `from` on of a tensor's `bytes`, as many as `out` takes, as `f32`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(crate) fn read(self, bytes: &[u8], from: usize, out: &mut [f32]) {
+        let size = self.size();
+        let bytes = &bytes[from * size..(from + out.len()) * size];
+        match self {
+            FileDType::F32 => {
+                for (x, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *x = f32::from_le_bytes(*b);
+                }
+            }
+            FileDType::BF16 => {
+                for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *x = bf16::from_le_bytes(*b).to_f32();
+                }
+            }
+            FileDType::F16 => {
+                for (x, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *x = f16::from_le_bytes(*b).to_f32();
+                }
+            }
+        }
+    }
+
     /// By the name that safetensors headers use.
     pub(super) fn from_safetensors(name: &str) -> Option<Self> {
         match name {
@@ -76,26 +102,17 @@ impl TensorView<'_> {
 
     /// All elements as `f32`, exactly (every format widens to `f32` without rounding).
     pub fn to_f32(&self) -> Vec<f32> {
-        match self.dtype {
-            FileDType::F32 => {
-                let (elements, _) = self.bytes.as_chunks::<4>();
-                elements.iter().map(|&b| f32::from_le_bytes(b)).collect()
-            }
-            FileDType::F16 => {
-                let (elements, _) = self.bytes.as_chunks::<2>();
-                elements
-                    .iter()
-                    .map(|&b| f16::from_le_bytes(b).to_f32())
-                    .collect()
-            }
-            FileDType::BF16 => {
-                let (elements, _) = self.bytes.as_chunks::<2>();
-                elements
-                    .iter()
-                    .map(|&b| bf16::from_le_bytes(b).to_f32())
-                    .collect()
-            }
-        }
+        let mut all = vec![0.0; self.elements()];
+        self.read(0, &mut all);
+        all
+    }
+
+    /// The elements from `from` on, as many as `out` takes, as `f32`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
+        self.dtype.read(self.bytes, from, out);
     }
 }
 

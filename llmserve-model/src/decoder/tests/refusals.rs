@@ -43,6 +43,15 @@ fn batches_that_break_the_contract() {
     );
     driver.tables.0[1][0] = BlockId(6);
     refused(&mut driver, &[(1, 0, &[1], last)], "block 6");
+    // A block that the row reads and does not write, last and not first of all rows.
+    for bad in [6, u32::MAX] {
+        driver.tables.0[1][0] = BlockId(bad);
+        refused(
+            &mut driver,
+            &[(0, 0, &[1], last), (1, 5, &[1], last)],
+            &format!("row 1 (seq 1.0) names block {bad}; there are 6"),
+        );
+    }
     driver.tables.0[1] = vec![BlockId(5); 40];
     refused(&mut driver, &[(1, 0, &[1; 40], last)], "40 tokens");
     assert!(driver.step(&[row]).is_ok());

@@ -102,13 +102,12 @@ impl<E: KvNumber> Task<'_, E> {
     ) {
         let shape = self.projections.shape;
         let (dim, size) = (shape.head_dim, shape.block_size);
-        let table = self.context.tables[self.span.row];
         // Whole vectors first, gathered, so that several can be accumulated at the same time.
         let mut vectors = [(0usize, 0usize); VECTORS];
         let mut count = 0;
         let mut position = range.start;
         while position < range.end {
-            let (block, slot) = (table[position / size].index(), position % size);
+            let (block, slot) = self.locate(position);
             let keys = shape.keys(block, self.kv_head);
             let stop = (position - slot + size).min(range.end);
             let mut at = slot;

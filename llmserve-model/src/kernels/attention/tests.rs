@@ -35,7 +35,9 @@ impl Case {
             theta: 10_000.0,
             scaling: RopeScaling::None,
         };
-        RopeTable::new(&frequencies(&rope, self.head_dim), self.len)
+        let mut table = RopeTable::try_new(&frequencies(&rope, self.head_dim), self.len).unwrap();
+        (0..self.len).for_each(|position| table.prepare(position));
+        table
     }
 
     /// Row-major outputs of all tokens.
@@ -92,6 +94,7 @@ impl Case {
             let context = Context {
                 spans: &spans,
                 tables: &[&table],
+                beyond: &AtomicBool::new(false),
                 rope: &rope,
                 layer: &layer,
             };

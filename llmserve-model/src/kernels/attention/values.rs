@@ -65,12 +65,11 @@ fn columns<S: Simd, E: KvNumber, const Q: usize, const N: usize>(
 ) -> usize {
     let shape = task.projections.shape;
     let (dim, size) = (shape.head_dim, shape.block_size);
-    let table = task.context.tables[task.span.row];
     while from + N * LANES <= dim {
         let mut acc = [[s.splat(0.0); N]; Q];
         let mut position = begin;
         while position < begin + common {
-            let (block, slot) = (table[position / size].index(), position % size);
+            let (block, slot) = task.locate(position);
             let len = (size - slot).min(begin + common - position);
             let start = shape.values(block, task.kv_head) + slot * dim;
             let values = &task.context.layer[start..start + len * dim];
@@ -110,10 +109,9 @@ impl<E: KvNumber> Task<'_, E> {
     fn each_run(&self, range: Range<usize>, mut f: impl FnMut(usize, &[E], usize)) {
         let shape = self.projections.shape;
         let (dim, size) = (shape.head_dim, shape.block_size);
-        let table = self.context.tables[self.span.row];
         let mut position = range.start;
         while position < range.end {
-            let (block, slot) = (table[position / size].index(), position % size);
+            let (block, slot) = self.locate(position);
             let len = (size - slot).min(range.end - position);
             let start = shape.values(block, self.kv_head) + slot * dim;
             f(position, &self.context.layer[start..start + len * dim], len);
