@@ -7,10 +7,11 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::core::{Buffers, Core, EventListener, Sequences};
+use super::core::{Buffers, Core, EventListener};
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
 use super::intake::{self, LastLane, Limits};
+use super::sequences::Sequences;
 use super::{Engine, EngineStats, Handle, Shared, State};
 use crate::contract::clock::{Clock, SystemClock};
 use crate::contract::kv::{BlockEvent, KvManager};

@@ -11,6 +11,7 @@ use crossbeam_channel::Receiver;
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
 use super::request::{Live, Prepared, Sequence, Text};
+use super::sequences::Sequences;
 use super::{Command, EngineStats, Shared};
 use crate::contract::clock::{Clock, Time};
 use crate::contract::kv::{BlockEvent, KvError, KvManager, PageOp, PrefixScope};
@@ -19,7 +20,7 @@ use crate::contract::scheduler::{End, Refusal, SchedRequest, Scheduler, StepOutc
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::{Error, panic_message};
 use crate::event::{Event, FinishReason, Finished, Started, Timings};
-use crate::ids::{SequenceId, TokenId};
+use crate::ids::TokenId;
 use crate::sampling::{Sampler, SamplerScratch};
 use crate::text::{IncrementalDecoder, StopStrings};
 
@@ -77,69 +78,6 @@ pub(super) struct Buffers {
     pub(super) touched: Vec<u64>,
     /// Requests that ended in this step, with the error they ended with.
     pub(super) done: Vec<(Live, Option<Error>)>,
-}
-
-/// Sequences by slot.
-#[derive(Default)]
-pub(super) struct Sequences {
-    slots: Vec<(u32, Option<Box<Sequence>>)>,
-    free: Vec<u32>,
-}
-
-impl Sequences {
-    pub(super) fn insert(&mut self, sequence: Box<Sequence>) -> SequenceId {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push((0, None));
-            (self.slots.len() - 1) as u32
-        });
-        let (generation, place) = &mut self.slots[slot as usize];
-        *place = Some(sequence);
-        SequenceId::new(slot, *generation)
-    }
-
-    pub(super) fn get(&self, id: SequenceId) -> Option<&Sequence> {
-        let (generation, sequence) = self.slots.get(id.slot())?;
-        if *generation == id.generation() {
-            sequence.as_deref()
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
-        let (generation, sequence) = self.slots.get_mut(id.slot())?;
-        if *generation == id.generation() {
-            sequence.as_deref_mut()
-        } else {
-            None
-        }
-    }
-
-    /// Takes a sequence out to work on it; [`put_back`](Self::put_back) follows.
-    pub(super) fn take(&mut self, id: SequenceId) -> Option<Box<Sequence>> {
-        let (generation, sequence) = self.slots.get_mut(id.slot())?;
-        if *generation == id.generation() {
-            sequence.take()
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn put_back(&mut self, id: SequenceId, sequence: Box<Sequence>) {
-        self.slots[id.slot()].1 = Some(sequence);
-    }
-
-    /// Frees the slot for another owner.
-    pub(super) fn remove(&mut self, id: SequenceId) {
-        let Some((generation, sequence)) = self.slots.get_mut(id.slot()) else {
-            return;
-        };
-        if *generation == id.generation() {
-            *sequence = None;
-            *generation = generation.wrapping_add(1);
-            self.free.push(id.slot() as u32);
-        }
-    }
 }
 
 impl Core {

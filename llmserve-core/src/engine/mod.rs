@@ -21,6 +21,7 @@ mod instruments;
 mod intake;
 mod output;
 mod request;
+mod sequences;
 mod stats;
 mod step;
 

@@ -240,29 +240,24 @@ impl Core {
         for (mut sibling, picked) in siblings {
             let token = picked.0;
             let max_new_tokens = sequence.spec.max_total - sequence.spec.prompt.len() - 1;
-            // The slot first: an end is told by id.
-            let placeholder = self.sequences.insert(sibling);
-            let Some(taken) = self.sequences.take(placeholder) else {
+            // An end is told by id, so the slot comes first.
+            let child = self.sequences.reserve();
+            let ended = self.emit(child, &mut sibling, picked, now);
+            self.sequences.put_back(child, sibling);
+            if !matches!(ended, Ok(false)) {
+                // It never came to scheduler or KV, whatever the outcome says of it.
+                self.sequences.remove(child);
+                ended?;
                 continue;
-            };
-            sibling = taken;
-            let emitted = self.emit(placeholder, &mut sibling, picked, now);
-            self.sequences.put_back(placeholder, sibling);
-            if !matches!(emitted, Ok(false)) {
-                // Ended at once: unknown to scheduler and KV, whatever the outcome says of it.
-                self.sequences.remove(placeholder);
-                emitted?;
-            } else {
-                let fork = Fork {
-                    parent: row.id,
-                    child: placeholder,
-                    token,
-                    max_new_tokens,
-                };
-                self.buffers.outcome.forks.push(fork);
-                if let Some(live) = self.requests.get_mut(&sequence.request) {
-                    live.sequences.push(placeholder);
-                }
+            }
+            self.buffers.outcome.forks.push(Fork {
+                parent: row.id,
+                child,
+                token,
+                max_new_tokens,
+            });
+            if let Some(live) = self.requests.get_mut(&sequence.request) {
+                live.sequences.push(child);
             }
         }
         Ok(())
