@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `/stats` shows the engine's counters, `/reset` forgets the conversation, `/quit` leaves.
-//! Ctrl-C cancels the current answer only; at the prompt it leaves.
+//! Ctrl-C cancels the current answer only; Ctrl-D leaves too.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -67,7 +67,8 @@ fn run(args: &Args) -> Result<(), String> {
         if handler.answering.load(Ordering::SeqCst) {
             handler.asked.store(true, Ordering::SeqCst);
         } else {
-            std::process::exit(0);
+            // An answer that ended a moment ago is no reason to end the conversation.
+            eprint!("\n/quit or Ctrl-D leaves\n> ");
         }
     })
     .map_err(|error| error.to_string())?;
