@@ -51,7 +51,7 @@ fn check(dir: &Path, golden: &Path, options: &CpuOptions, margin: f32, tolerance
 
 #[test]
 fn tiny_models_match_in_f32_at_every_level() {
-    for name in ["llama", "llama3-rope"] {
+    for name in ["llama", "llama3-rope", "qwen2"] {
         for kernels in Kernels::available() {
             let options = CpuOptions {
                 kernels: Some(kernels),
