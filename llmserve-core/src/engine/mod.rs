@@ -1,7 +1,7 @@
 //! The engine: one thread that owns every sequence and drives the contracts.
 //!
 //! ```text
-//!  generate() ─► intake thread ─► engine thread
+//!  generate() ─► intake threads ─► engine thread
 //!                render, encode    ┌─► commands: submit, cancel, stop
 //!                validate          │   deadlines
 //!                                  │   plan ─► page ops ─► submit ─► pick ─► text ─► commit
@@ -11,7 +11,7 @@
 //! Hosts hold an [`Engine`] handle and [`EventStream`]s; nothing else of the engine is shared.
 //! Streams never block the engine: events wait in the stream's own queue, which is bounded by the
 //! request's own length. Dropping a stream cancels its request; dropping the last handle lets the
-//! accepted requests finish and then ends both threads.
+//! accepted requests finish and then ends the threads.
 
 mod builder;
 mod channel;
