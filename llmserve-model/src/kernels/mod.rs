@@ -59,9 +59,22 @@ pub enum Kernels {
     Portable,
     /// AVX2 with FMA (x86-64 since 2013).
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F, BW, DQ and VL (servers since 2017).
     Avx512,
+    /// The same with VNNI: dot products of bytes (Cascade Lake, Ice Lake and later).
+    Avx512Vnni,
+    /// The same with VNNI and BF16: dot products of bf16 too (Zen 4, Sapphire Rapids and later).
+    Avx512Bf16,
 }
+
+/// All levels, the slowest first.
+const LADDER: [Kernels; 5] = [
+    Kernels::Portable,
+    Kernels::Avx2,
+    Kernels::Avx512,
+    Kernels::Avx512Vnni,
+    Kernels::Avx512Bf16,
+];
 
 impl Kernels {
     /// The fastest level that this CPU runs.
@@ -74,7 +87,7 @@ impl Kernels {
 
     /// All levels that this CPU runs, the slowest first.
     pub fn available() -> Vec<Self> {
-        [Kernels::Portable, Kernels::Avx2, Kernels::Avx512]
+        LADDER
             .into_iter()
             .filter(|level| level.runs_here())
             .collect()
@@ -96,8 +109,16 @@ impl Kernels {
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512Vnni => {
+                Kernels::Avx512.runs_here() && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512Bf16 => {
+                Kernels::Avx512Vnni.runs_here() && std::arch::is_x86_feature_detected!("avx512bf16")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Kernels::Avx2 | Kernels::Avx512 => false,
+            _ => false,
         }
     }
 
@@ -123,6 +144,8 @@ impl fmt::Display for Kernels {
             Kernels::Portable => "portable",
             Kernels::Avx2 => "avx2",
             Kernels::Avx512 => "avx512",
+            Kernels::Avx512Vnni => "avx512vnni",
+            Kernels::Avx512Bf16 => "avx512bf16",
         })
     }
 }
@@ -149,9 +172,11 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2 => avx2::Avx2::ROWS,
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512 => avx512::Avx512::ROWS,
+            Kernels::Avx512 | Kernels::Avx512Vnni | Kernels::Avx512Bf16 => {
+                avx512::Avx512::<true, true>::ROWS
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Kernels::Avx2 | Kernels::Avx512 => Portable::ROWS,
+            _ => Portable::ROWS,
         }
     }
 
@@ -170,8 +195,18 @@ impl Level {
                 // SAFETY: a `Level` is made only after its features were detected.
                 unsafe { avx512::enter(kernel) }
             }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512Vnni => {
+                // SAFETY: a `Level` is made only after its features were detected.
+                unsafe { avx512::enter_vnni(kernel) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512Bf16 => {
+                // SAFETY: a `Level` is made only after its features were detected.
+                unsafe { avx512::enter_bf16(kernel) }
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Kernels::Avx2 | Kernels::Avx512 => kernel.run(Portable),
+            _ => kernel.run(Portable),
         }
     }
 }
@@ -187,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_level_that_is_missing_is_a_typed_error() {
-        for kernels in [Kernels::Portable, Kernels::Avx2, Kernels::Avx512] {
+        for kernels in LADDER {
             match kernels.level() {
                 Ok(level) => assert!(Kernels::available().contains(&level.kernels())),
                 Err(LoadError::Kernel { requested, .. }) => {

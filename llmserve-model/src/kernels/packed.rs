@@ -12,7 +12,7 @@
 use parking_lot::Mutex;
 
 use super::buffer::{Buffer, Number};
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, pair, rounded_bits};
 use crate::decoder::DType;
 use crate::error::LoadError;
 use crate::threads::{Disjoint, ThreadTeam};
@@ -68,34 +68,22 @@ impl Weight for u32 {
 
     #[inline(always)]
     fn lower<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.low(words)
+        s.low(s.words(words))
     }
 
     #[inline(always)]
     fn upper<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.high(words)
+        s.high(s.words(words))
     }
 
     #[inline(always)]
     fn pack(even: f32, odd: f32) -> Self {
-        (rounded_bits(even) >> 16) | (rounded_bits(odd) & 0xffff_0000)
+        pair(even, odd)
     }
 
     #[inline(always)]
     fn rounded(x: f32) -> f32 {
         f32::from_bits(rounded_bits(x) & 0xffff_0000)
-    }
-}
-
-/// The bits of `x` with its upper half rounded to nearest, ties to even, as bf16; the lower half is
-/// left over. What is not finite stays so.
-#[inline(always)]
-fn rounded_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    if x.is_finite() {
-        bits + 0x7fff + ((bits >> 16) & 1)
-    } else {
-        bits | (u32::from(x.is_nan()) << 22)
     }
 }
 
