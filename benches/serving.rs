@@ -55,6 +55,8 @@ struct Args {
 enum DTypeArg {
     F32,
     Bf16,
+    Int8,
+    Int4,
 }
 
 /// What a token costs, from the model's sizes.
@@ -79,8 +81,8 @@ impl Cost {
         Self {
             layers: (config.num_layers * (qkv + output + mlp)) as f64,
             head: (config.hidden_size * config.vocab_size) as f64,
-            weight_bytes: dtype.size() as f64,
-            kv_bytes: (kv * dtype.size()) as f64,
+            weight_bytes: dtype.bits() / 8.0,
+            kv_bytes: kv as f64 * dtype.kv().bits() / 8.0,
         }
     }
 
@@ -110,6 +112,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dtype = match args.dtype {
         DTypeArg::F32 => DType::F32,
         DTypeArg::Bf16 => DType::BF16,
+        DTypeArg::Int8 => DType::Int8,
+        DTypeArg::Int4 => DType::Int4,
     };
     let threads = args.threads.unwrap_or_else(physical_cores);
     let config = ModelFolder::open(&folder)?.config;

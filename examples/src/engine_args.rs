@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::ProgressBar;
 use llmserve::Engine;
 use llmserve::model::{DType, Kernels};
@@ -15,15 +15,15 @@ pub struct EngineArgs {
     /// Which model.
     #[command(flatten)]
     pub source: Source,
-    /// What weights and KV are computed in. Default: bf16 for a bf16 checkpoint, else f32.
-    #[arg(long)]
-    pub dtype: Option<DTypeArg>,
+    /// What weights are stored and multiplied in. Default: bf16 for a bf16 checkpoint, else f32.
+    #[arg(long, value_name = "f32|bf16|int8|int4")]
+    pub dtype: Option<DType>,
     /// Threads of the model. Default: the physical cores.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Which instructions the kernels use. Default: the best this machine has.
-    #[arg(long)]
-    pub kernels: Option<KernelsArg>,
+    #[arg(long, value_name = "portable|avx2|avx512|avx512vnni|avx512bf16")]
+    pub kernels: Option<Kernels>,
     /// KV blocks. Default: what 1 GiB holds.
     #[arg(long, value_name = "N")]
     pub kv_blocks: Option<usize>,
@@ -39,26 +39,6 @@ pub struct EngineArgs {
     /// Compute every prompt from its first token, whatever is cached.
     #[arg(long)]
     pub no_prefix_cache: bool,
-}
-
-/// `--dtype`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum DTypeArg {
-    /// 32-bit floats.
-    F32,
-    /// bfloat16 weights and KV, computed in 32 bits.
-    Bf16,
-}
-
-/// `--kernels`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum KernelsArg {
-    /// What every machine can.
-    Portable,
-    /// x86-64 with AVX2 and FMA.
-    Avx2,
-    /// x86-64 with AVX-512.
-    Avx512,
 }
 
 impl EngineArgs {
@@ -81,17 +61,10 @@ impl EngineArgs {
             .max_intake(usize::MAX)
             .scheduler(|scheduler| scheduler.max_queue(None));
         if let Some(dtype) = self.dtype {
-            serve = serve.dtype(match dtype {
-                DTypeArg::F32 => DType::F32,
-                DTypeArg::Bf16 => DType::BF16,
-            });
+            serve = serve.dtype(dtype);
         }
         if let Some(kernels) = self.kernels {
-            serve = serve.kernels(match kernels {
-                KernelsArg::Portable => Kernels::Portable,
-                KernelsArg::Avx2 => Kernels::Avx2,
-                KernelsArg::Avx512 => Kernels::Avx512,
-            });
+            serve = serve.kernels(kernels);
         }
         if let Some(threads) = self.threads {
             serve = serve.threads(threads);

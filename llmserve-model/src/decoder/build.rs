@@ -60,14 +60,18 @@ impl CpuModel {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let queries = config.num_heads * config.head_dim;
         let keys = config.num_kv_heads * config.head_dim;
+        // First, while little else is in memory: it is the largest tensor.
+        let final_norm = loader.vector("model.norm.weight", hidden)?;
+        let head = loader.head(config, final_norm)?;
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             let attention = name("self_attn");
             let mlp = name("mlp");
             let bias = config.attention_bias;
+            let attention_norm = loader.vector(&name("input_layernorm.weight"), hidden)?;
+            let mlp_norm = loader.vector(&name("post_attention_layernorm.weight"), hidden)?;
             layers.push(Layer {
-                attention_norm: loader.vector(&name("input_layernorm.weight"), hidden)?,
                 qkv: loader.linear(
                     hidden,
                     &[
@@ -76,13 +80,14 @@ impl CpuModel {
                         (format!("{attention}.v_proj"), keys, bias),
                     ],
                     Arrangement::Concatenated,
+                    Some(attention_norm),
                 )?,
                 output: loader.linear(
                     queries,
                     &[(format!("{attention}.o_proj"), hidden, config.output_bias)],
                     Arrangement::Concatenated,
+                    None,
                 )?,
-                mlp_norm: loader.vector(&name("post_attention_layernorm.weight"), hidden)?,
                 gate_up: loader.linear(
                     hidden,
                     &[
@@ -90,16 +95,16 @@ impl CpuModel {
                         (format!("{mlp}.up_proj"), inner, config.mlp_bias),
                     ],
                     Arrangement::Paired,
+                    Some(mlp_norm),
                 )?,
                 down: loader.linear(
                     inner,
                     &[(format!("{mlp}.down_proj"), hidden, config.mlp_bias)],
                     Arrangement::Concatenated,
+                    None,
                 )?,
             });
         }
-        let final_norm = loader.vector("model.norm.weight", hidden)?;
-        let head = loader.head(config)?;
         loader.refuse_leftovers(config)?;
         let fingerprint = loader.fingerprint;
         let embedding = weights
@@ -109,8 +114,8 @@ impl CpuModel {
             })?;
 
         let group = KvGroupSpec::full(
-            config.num_layers * 2 * keys * options.dtype.size(),
-            layout_name(options.dtype),
+            config.num_layers * 2 * keys * options.dtype.kv().bits() as usize / 8,
+            layout_name(options.dtype.kv()),
         );
         let name = options.name.clone();
         let mut info = ModelInfo::new(
@@ -120,7 +125,7 @@ impl CpuModel {
             group,
         );
         info.eos.clone_from(&config.eos);
-        info.fingerprint = fingerprint.finish(config);
+        info.fingerprint = fingerprint.finish(config, options.dtype);
         info.backend = format!(
             "cpu {} {} {threads} thread{}",
             options.dtype,
@@ -136,7 +141,6 @@ impl CpuModel {
             weights,
             embedding,
             layers,
-            final_norm,
             head,
             frequencies: frequencies(&config.rope, config.head_dim),
             prepared: None,
@@ -176,6 +180,7 @@ impl Loader<'_> {
         inputs: usize,
         layers: &[(String, usize, bool)],
         arrangement: Arrangement,
+        norm: Option<Vec<f32>>,
     ) -> Result<Packed, LoadError> {
         let mut views = Vec::with_capacity(layers.len());
         for (name, outputs, with_bias) in layers {
@@ -194,7 +199,7 @@ impl Loader<'_> {
                 },
             });
         }
-        let packed = Packed::new(self.team, self.dtype, inputs, &views, arrangement)?;
+        let packed = Packed::new(self.team, self.dtype, inputs, &views, arrangement, norm)?;
         for Linear { weight, bias } in &views {
             self.done(weight)?;
             if let Some(bias) = bias {
@@ -205,7 +210,7 @@ impl Loader<'_> {
     }
 
     /// The output head, and a check of the embedding, which stays where it is.
-    fn head(&mut self, config: &DecoderConfig) -> Result<Packed, LoadError> {
+    fn head(&mut self, config: &DecoderConfig, norm: Vec<f32>) -> Result<Packed, LoadError> {
         let shape = [config.vocab_size, config.hidden_size];
         let name = if config.tie_embeddings {
             EMBEDDING
@@ -222,6 +227,7 @@ impl Loader<'_> {
                 bias: None,
             }],
             Arrangement::Concatenated,
+            Some(norm),
         )?;
         let embedding = if config.tie_embeddings {
             weight
@@ -233,6 +239,8 @@ impl Loader<'_> {
         check_finite(self.team, &embedding)?;
         self.used.insert(EMBEDDING.to_owned());
         self.fingerprint.add(self.team, &embedding)?;
+        // Its rows come back one by one, as tokens ask for them.
+        self.weights.release(EMBEDDING);
         Ok(head)
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::DType;
 use crate::config::{Activation, DecoderConfig, RopeScaling};
 use crate::error::LoadError;
 use crate::threads::ThreadTeam;
@@ -64,8 +65,10 @@ impl Fingerprint {
         Ok(())
     }
 
-    pub(super) fn finish(&self, config: &DecoderConfig) -> u128 {
+    pub(super) fn finish(&self, config: &DecoderConfig, dtype: DType) -> u128 {
         let mut all = Xxh3::new();
+        // Rounded weights make other keys and values.
+        text(&mut all, &dtype.to_string());
         hash_config(&mut all, config);
         for hash in self.tensors.values() {
             all.update(&hash.to_le_bytes());

@@ -11,7 +11,8 @@
 //!
 //! Each arrow is one job of the model's own [`ThreadTeam`](crate::ThreadTeam); between two of them
 //! lies a barrier, so all keys and values of a layer are in their pages before any is read.
-//! Activations are `f32` throughout; [`DType`] says how weights and pages are stored.
+//! Between products activations are `f32`; [`DType`] says in what numbers products are computed, and
+//! how weights and pages are stored.
 
 mod batch;
 mod build;
@@ -37,6 +38,7 @@ use batch::Plan;
 use logits::LogitsPool;
 use step::Buffers;
 
+pub(crate) use options::by_name;
 pub use options::{CpuOptions, DType};
 
 /// A decoder that computes on the CPU.
@@ -87,7 +89,6 @@ pub struct CpuModel {
     weights: Arc<Weights>,
     embedding: TensorHandle,
     layers: Vec<Layer>,
-    final_norm: Vec<f32>,
     head: Packed,
     frequencies: Vec<f32>,
     prepared: Option<Prepared>,
@@ -97,10 +98,8 @@ pub struct CpuModel {
 
 #[derive(Debug)]
 struct Layer {
-    attention_norm: Vec<f32>,
     qkv: Packed,
     output: Packed,
-    mlp_norm: Vec<f32>,
     gate_up: Packed,
     down: Packed,
 }
@@ -120,6 +119,13 @@ impl CpuModel {
     /// What the model computes.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Bytes of packed weights, scales included: what a decode step reads of them.
+    pub fn packed_bytes(&self) -> usize {
+        let layer = |l: &Layer| [&l.qkv, &l.output, &l.gate_up, &l.down].map(Packed::bytes);
+        let layers = self.layers.iter().flat_map(layer).sum::<usize>();
+        layers + self.head.bytes()
     }
 }
 
@@ -160,7 +166,7 @@ impl Model for CpuModel {
             block_size: layout.block_size,
             blocks,
         };
-        let pages = Pages::new(shape, config.num_layers, self.dtype)?;
+        let pages = Pages::new(shape, config.num_layers, self.dtype.kv())?;
         // No sequence is longer than all blocks together.
         let positions = config.max_position.min(capacity);
         let rope = RopeTable::try_new(&self.frequencies, positions).ok_or_else(|| {
@@ -172,7 +178,7 @@ impl Model for CpuModel {
             limits,
             pages,
             rope,
-            buffers: Buffers::new(config, limits, self.team.threads())?,
+            buffers: Buffers::new(config, self.dtype, limits, self.team.threads())?,
             plan: Plan::new(config, limits),
             pool: LogitsPool::new(config.vocab_size, limits.rows)?,
         });

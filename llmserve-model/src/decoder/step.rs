@@ -5,14 +5,14 @@ use std::sync::atomic::AtomicBool;
 use llmserve_core::{Batch, BatchRow, BlockId, Logits, ModelError, StepLimits};
 
 use super::batch::{Plan, table_names};
-use super::{CpuModel, Layer, Prepared};
+use super::{CpuModel, DType, Layer, Prepared};
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
 use crate::kernels::attention::{Context, KvNumber, Projections, attend, scratch_len, write_kv};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::embed::embed;
-use crate::kernels::gemm::{Output, gemm};
-use crate::kernels::norm::{RmsNorm, rms_norm};
+use crate::kernels::gemm::{Output, Put, gemm};
+use crate::kernels::inputs::{Inputs, RmsNorm, Source};
 use crate::kernels::packed::Packed;
 use crate::kernels::rope::RopeTable;
 use crate::kernels::tiling::Tiling;
@@ -25,14 +25,14 @@ use crate::weights::FileDType;
 pub(super) struct Buffers {
     /// The residual stream, row-major.
     x: Buffer<f32>,
-    /// Normalised rows, interleaved.
-    normed: Buffer<f32>,
     /// Queries, keys and values, row-major.
     qkv: Buffer<f32>,
-    /// What attention gives, interleaved.
+    /// What attention gives, row-major.
     mixed: Buffer<f32>,
-    /// What the gated unit gives, interleaved.
+    /// What the gated unit gives, row-major.
     gated: Buffer<f32>,
+    /// The rows of one product at a time.
+    inputs: Inputs,
     /// Of each thread.
     scratch: Buffer<f32>,
 }
@@ -40,26 +40,32 @@ pub(super) struct Buffers {
 impl Buffers {
     pub(super) fn new(
         config: &DecoderConfig,
+        dtype: DType,
         limits: StepLimits,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        let make = |rows: usize, width: usize| {
-            rows.checked_mul(width)
-                .and_then(Buffer::try_zeroed)
-                .ok_or_else(|| {
-                    ModelError::Prepare(format!(
-                        "no memory for steps of {} tokens: lower the limit",
-                        limits.tokens
-                    ))
-                })
+        let refused = || {
+            ModelError::Prepare(format!(
+                "no memory for steps of {} tokens: lower the limit",
+                limits.tokens
+            ))
         };
+        let make = |rows: usize, width: usize| {
+            let len = rows.checked_mul(width);
+            len.and_then(Buffer::try_zeroed).ok_or_else(refused)
+        };
+        let depths = [
+            config.hidden_size,
+            config.num_heads * config.head_dim,
+            config.intermediate_size,
+        ];
         let heads = config.num_heads + 2 * config.num_kv_heads;
         Ok(Self {
             x: make(limits.tokens, config.hidden_size)?,
-            normed: make(limits.tokens, config.hidden_size)?,
             qkv: make(limits.tokens, heads * config.head_dim)?,
             mixed: make(limits.tokens, config.num_heads * config.head_dim)?,
             gated: make(limits.tokens, config.intermediate_size)?,
+            inputs: Inputs::try_new(limits.tokens, &depths, dtype.format()).ok_or_else(refused)?,
             scratch: make(threads, scratch_len(config.head_dim))?,
         })
     }
@@ -141,7 +147,7 @@ impl CpuModel {
                 Layers::F32(pages) => step.layers(&self.layers, pages),
                 Layers::Bf16(pages) => step.layers(&self.layers, pages),
             })
-            .and_then(|()| step.head(&self.final_norm, &self.head, logits.all()));
+            .and_then(|()| step.head(&self.head, logits.all()));
         let beyond = step.beyond.into_inner();
         let named = beyond.then(|| block_beyond(batch.rows, &tables, shape.blocks));
         plan.recycle(tables);
@@ -184,19 +190,7 @@ impl Step<'_> {
         layer: &Layer,
         pages: &mut [E],
     ) -> Result<(), TaskPanicked> {
-        self.norm(&layer.attention_norm)?;
-        let stride = layer.qkv.columns;
-        gemm(
-            self.team,
-            self.level,
-            &self.buffers.normed,
-            self.tiling,
-            &layer.qkv,
-            Output::Store {
-                out: &mut self.buffers.qkv,
-                stride,
-            },
-        )?;
+        self.product(&layer.qkv, Stream::X, Stream::Qkv, Put::Store)?;
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,
@@ -222,95 +216,91 @@ impl Step<'_> {
                 rope: self.rope,
                 layer: pages,
             },
-            self.tiling,
+            Tiling::new(self.plan.ids.len(), 1),
             &mut self.buffers.scratch,
             &mut self.buffers.mixed,
         )?;
-        gemm(
-            self.team,
-            self.level,
-            &self.buffers.mixed,
-            self.tiling,
-            &layer.output,
-            Output::Add {
-                out: &mut self.buffers.x,
-                stride: self.config.hidden_size,
-            },
-        )
+        self.product(&layer.output, Stream::Mixed, Stream::X, Put::Add)
     }
 
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), TaskPanicked> {
-        self.norm(&layer.mlp_norm)?;
-        gemm(
-            self.team,
-            self.level,
-            &self.buffers.normed,
-            self.tiling,
-            &layer.gate_up,
-            Output::Gated {
-                out: &mut self.buffers.gated,
-                activation: self.config.activation,
-            },
-        )?;
-        gemm(
-            self.team,
-            self.level,
-            &self.buffers.gated,
-            self.tiling,
-            &layer.down,
-            Output::Add {
-                out: &mut self.buffers.x,
-                stride: self.config.hidden_size,
-            },
-        )
+        let put = Put::Gated(self.config.activation);
+        self.product(&layer.gate_up, Stream::X, Stream::Gated, put)?;
+        self.product(&layer.down, Stream::Gated, Stream::X, Put::Add)
     }
 
-    fn norm(&mut self, weight: &[f32]) -> Result<(), TaskPanicked> {
-        rms_norm(
-            self.team,
-            self.level,
-            RmsNorm {
-                weight,
-                eps: self.config.norm_eps,
+    /// Multiplies all rows of one buffer with `weights` into another. The residual stream is
+    /// normalised on the way in.
+    fn product(
+        &mut self,
+        weights: &Packed,
+        from: Stream,
+        to: Stream,
+        put: Put,
+    ) -> Result<(), TaskPanicked> {
+        let Buffers {
+            x,
+            qkv,
+            mixed,
+            gated,
+            inputs,
+            ..
+        } = &mut *self.buffers;
+        let norm = (from == Stream::X).then_some(RmsNorm {
+            eps: self.config.norm_eps,
+        });
+        let source = Source {
+            data: match from {
+                Stream::X => x,
+                Stream::Qkv => qkv,
+                Stream::Mixed => mixed,
+                Stream::Gated => gated,
             },
-            &self.buffers.x,
-            |row| row,
-            self.tiling,
-            &mut self.buffers.normed,
-        )
+            pick: None,
+            norm,
+        };
+        let rows = inputs.fill(self.team, self.level, weights, self.tiling, source)?;
+        let out = match to {
+            Stream::X => x,
+            Stream::Qkv => qkv,
+            Stream::Mixed => mixed,
+            Stream::Gated => gated,
+        };
+        let output = Output {
+            out,
+            stride: weights.columns,
+            put,
+        };
+        gemm(self.team, self.level, rows, weights, output)
     }
 
     /// The logits of the tokens that want them.
-    fn head(
-        &mut self,
-        norm: &[f32],
-        head: &Packed,
-        logits: &mut [f32],
-    ) -> Result<(), TaskPanicked> {
+    fn head(&mut self, head: &Packed, logits: &mut [f32]) -> Result<(), TaskPanicked> {
         let wanted = &self.plan.wanted;
         let tiling = Tiling::new(wanted.len(), self.level.tile_rows());
-        rms_norm(
-            self.team,
-            self.level,
-            RmsNorm {
-                weight: norm,
+        let Buffers { x, inputs, .. } = &mut *self.buffers;
+        let source = Source {
+            data: x,
+            pick: Some(wanted),
+            norm: Some(RmsNorm {
                 eps: self.config.norm_eps,
-            },
-            &self.buffers.x,
-            |row| wanted[row],
-            tiling,
-            &mut self.buffers.normed,
-        )?;
-        gemm(
-            self.team,
-            self.level,
-            &self.buffers.normed,
-            tiling,
-            head,
-            Output::Store {
-                out: logits,
-                stride: head.columns,
-            },
-        )
+            }),
+        };
+        let rows = inputs.fill(self.team, self.level, head, tiling, source)?;
+        let output = Output {
+            out: logits,
+            stride: head.columns,
+            put: Put::Store,
+        };
+        gemm(self.team, self.level, rows, head, output)
     }
+}
+
+/// A buffer that products read or write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    X,
+    Qkv,
+    Mixed,
+    Gated,
 }

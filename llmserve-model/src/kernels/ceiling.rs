@@ -26,6 +26,10 @@ pub struct Ceiling {
     pub read_gb_s: f64,
     /// Multiplications and additions of `f32`, in 10⁹ a second.
     pub f32_gflop_s: f64,
+    /// Multiplications and additions of bf16 numbers, in 10⁹ a second.
+    pub bf16_gflop_s: f64,
+    /// Multiplications and additions of bytes, in 10⁹ a second.
+    pub int8_gflop_s: f64,
 }
 
 /// Bytes that each thread reads: more than its share of any cache.
@@ -33,12 +37,12 @@ const BYTES: usize = 384 << 20;
 /// Rounds of which the best counts.
 const ROUNDS: usize = 4;
 /// Steps of the arithmetic loop.
-const STEPS: usize = 4_000_000;
+const STEPS: usize = 3_000_000;
 /// Independent sums: more than latency times units.
 const CHAINS: usize = 24;
 
 impl Ceiling {
-    /// Measures for about two seconds, with 384 MiB a thread.
+    /// Measures for about three seconds, with 384 MiB a thread.
     ///
     /// # Errors
     /// [`LoadError::Kernel`] for a level this CPU lacks, [`LoadError::Threads`] when the threads or
@@ -70,11 +74,15 @@ impl Ceiling {
             let data = &data[task * words..(task + 1) * words];
             level.run(Read { data });
         });
-        let compute = best(&|_| level.run(Multiply));
+        let rate = |depth: usize, seconds: f64| {
+            (threads * STEPS * CHAINS * LANES * 2 * depth) as f64 / seconds / 1e9
+        };
         Ok(Self {
             threads,
             read_gb_s: (BYTES * threads) as f64 / read / 1e9,
-            f32_gflop_s: (threads * STEPS * CHAINS * LANES * 2) as f64 / compute / 1e9,
+            f32_gflop_s: rate(1, best(&|_| level.run(Multiply))),
+            bf16_gflop_s: rate(2, best(&|_| level.run(MultiplyBf16))),
+            int8_gflop_s: rate(4, best(&|_| level.run(MultiplyBytes))),
         })
     }
 }
@@ -113,6 +121,49 @@ impl Kernel for Multiply {
         }
         for sum in sums {
             std::hint::black_box(s.sum(sum));
+        }
+    }
+}
+
+struct MultiplyBf16;
+
+impl Kernel for MultiplyBf16 {
+    const BF16: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Pairs of 1 and of 2⁻¹⁰.
+        let a = s.splat_word(std::hint::black_box(0x3f80_3f80));
+        let b = s.splat_word(std::hint::black_box(0x3a80_3a80));
+        let mut sums = [s.splat(1.0); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = s.dot_bf16(a, b, *sum);
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(s.sum(sum));
+        }
+    }
+}
+
+struct MultiplyBytes;
+
+impl Kernel for MultiplyBytes {
+    const BYTES: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let a = s.splat_word(std::hint::black_box(0x0302_0104));
+        let b = s.splat_word(std::hint::black_box(0x01ff_fe02));
+        let mut sums = [s.splat_word(0); CHAINS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = s.dot_i8(a, b, *sum);
+            }
+        }
+        for sum in sums {
+            std::hint::black_box(s.sum(s.from_i32(sum)));
         }
     }
 }

@@ -3,48 +3,36 @@
 use std::ops::Range;
 
 use super::activation::gated;
-use super::packed::{PANEL, Packed, Panels, Weight};
-use super::simd::Simd;
-use super::tile::{Block, MOST_PANELS, MOST_ROWS, multiply};
-use super::tiling::Tiling;
+use super::format::Format;
+use super::inputs::Rows;
+use super::packed::{PANEL, Packed};
+use super::simd::{LANES, Simd};
+use super::tile::{Ahead, Bf16, Block, F32, Int4, Int8, MOST_PANELS, MOST_ROWS, Product, multiply};
 use super::{Kernel, Level};
 use crate::config::Activation;
 use crate::threads::{Disjoint, TaskPanicked, ThreadTeam};
 
-/// Where results go.
-pub(crate) enum Output<'a> {
-    /// Row-major, `stride` numbers from row to row.
-    Store {
-        /// The matrix.
-        out: &'a mut [f32],
-        /// From row to row.
-        stride: usize,
-    },
-    /// Added to what is there, row-major: the residual stream.
-    Add {
-        /// The matrix.
-        out: &'a mut [f32],
-        /// From row to row.
-        stride: usize,
-    },
-    /// `activation(gate) · up`, interleaved by the tiling, as the next product reads it.
-    Gated {
-        /// The matrix, as wide as one of the pair.
-        out: &'a mut [f32],
-        /// Between the two.
-        activation: Activation,
-    },
+/// Where results go: a row-major matrix.
+pub(crate) struct Output<'a> {
+    pub(crate) out: &'a mut [f32],
+    /// Numbers from row to row.
+    pub(crate) stride: usize,
+    pub(crate) put: Put,
 }
 
-#[derive(Clone, Copy)]
-enum Sink<'a> {
-    Store(Disjoint<'a, f32>, usize),
-    Add(Disjoint<'a, f32>, usize),
-    Gated(Disjoint<'a, f32>, Activation),
+/// What becomes of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It is stored.
+    Store,
+    /// It is added to what is there: the residual stream.
+    Add,
+    /// `activation(gate) · up` is stored, of weights that were packed in pairs.
+    Gated(Activation),
 }
 
-/// Bytes of interleaved rows that are multiplied with panel after panel before the next rows are
-/// turned to: they stay in the second-level cache together with a panel.
+/// Bytes of rows that are multiplied with panel after panel before the next rows are turned to:
+/// they stay in the second-level cache together with a panel.
 const ROW_BLOCK: usize = 1 << 20;
 
 /// Least rows of such a block: so many share one pass over the weights.
@@ -53,29 +41,24 @@ const LEAST_BLOCK: usize = 72;
 /// Tasks for each thread, so that a late one costs little.
 const TASKS_A_THREAD: usize = 8;
 
-/// Multiplies the rows of `input`, interleaved by `tiling`, with `weights`.
+/// Multiplies `rows` with `weights`.
 ///
 /// The result of a row depends on nothing but the row and the weights: tiles, panels and tasks
 /// decide only who computes it when.
 pub(crate) fn gemm(
     team: &mut ThreadTeam,
     level: Level,
-    input: &[f32],
-    tiling: Tiling,
+    rows: Rows<'_>,
     weights: &Packed,
     output: Output<'_>,
 ) -> Result<(), TaskPanicked> {
-    let sink = match output {
-        Output::Store { out, stride } => Sink::Store(Disjoint::new(out), stride),
-        Output::Add { out, stride } => Sink::Add(Disjoint::new(out), stride),
-        Output::Gated { out, activation } => Sink::Gated(Disjoint::new(out), activation),
-    };
-    let rows = tiling.rows();
-    if rows == 0 || weights.panels == 0 {
+    debug_assert!(rows.format == weights.format && rows.depth == weights.depth);
+    let tiling = rows.tiling;
+    if tiling.rows() == 0 || weights.panels == 0 {
         return Ok(());
     }
-    let block = (ROW_BLOCK / (4 * weights.depth.max(1))).max(LEAST_BLOCK);
-    let blocks = rows.div_ceil(block).min(tiling.tiles());
+    let block = (ROW_BLOCK / (4 * rows.format.words(rows.depth)).max(1)).max(LEAST_BLOCK);
+    let blocks = tiling.rows().div_ceil(block).min(tiling.tiles());
     let tiles = tiling.tiles().div_ceil(blocks);
     let blocks = tiling.tiles().div_ceil(tiles);
 
@@ -86,60 +69,63 @@ pub(crate) fn gemm(
     let group = group.next_multiple_of(unit);
     let groups = weights.panels.div_ceil(group);
 
+    let out = Disjoint::new(output.out);
     team.run(blocks * groups, |task, _| {
         let (block, part) = (task / groups, task % groups);
-        let tiles = block * tiles..((block + 1) * tiles).min(tiling.tiles());
-        let panels = part * group..((part + 1) * group).min(weights.panels);
         let job = Job {
-            input,
-            tiling,
+            rows,
             weights,
-            sink,
-            tiles,
-            panels,
+            out,
+            stride: output.stride,
+            put: output.put,
+            tiles: block * tiles..((block + 1) * tiles).min(tiling.tiles()),
+            panels: part * group..((part + 1) * group).min(weights.panels),
         };
-        match &weights.data {
-            Panels::F32(words) => level.run(Part { job, words }),
-            Panels::Bf16(words) => level.run(Part { job, words }),
+        match weights.format {
+            Format::F32 => level.run(Part(job, F32)),
+            Format::Bf16 => level.run(Part(job, Bf16)),
+            Format::Int8 => level.run(Part(job, Int8)),
+            Format::Int4 => level.run(Part(job, Int4)),
         }
     })
 }
 
 struct Job<'a> {
-    input: &'a [f32],
-    tiling: Tiling,
+    rows: Rows<'a>,
     weights: &'a Packed,
-    sink: Sink<'a>,
+    out: Disjoint<'a, f32>,
+    stride: usize,
+    put: Put,
     tiles: Range<usize>,
     panels: Range<usize>,
 }
 
-struct Part<'a, W> {
-    job: Job<'a>,
-    words: &'a [W],
-}
+struct Part<'a, P>(Job<'a>, P);
 
-impl<W: Weight> Kernel for Part<'_, W> {
+impl<P: Product> Kernel for Part<'_, P> {
+    const BYTES: bool = matches!(P::FORMAT, Format::Int8 | Format::Int4);
+    const BF16: bool = matches!(P::FORMAT, Format::Bf16);
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Part { job, words } = self;
+        let job = self.0;
         let depth = job.weights.depth;
-        let size = depth.div_ceil(W::DEPTH) * PANEL;
         let mut results: [Block; MOST_PANELS] = [[[0.0; PANEL]; MOST_ROWS]; MOST_PANELS];
+        let tallest = job.rows.tiling.tile(job.tiles.start).len();
+        // Several panels at once only where a tile is too low to hide latencies.
+        let most = if tallest <= 2 { MOST_PANELS } else { 2 };
         let mut next = job.panels.start;
         while next < job.panels.end {
-            let tallest = job.tiling.tile(job.tiles.start).len();
-            // Several panels at once only where a tile is too low to hide latencies.
-            let count = if tallest <= 2 { MOST_PANELS } else { 2 };
-            let count = count.min(job.panels.end - next);
-            let mut panels: [&[W]; MOST_PANELS] = [&[]; MOST_PANELS];
+            let count = most.min(job.panels.end - next);
+            let mut panels: [&[u32]; MOST_PANELS] = [&[]; MOST_PANELS];
             for (i, panel) in panels.iter_mut().take(count).enumerate() {
-                *panel = &words[(next + i) * size..(next + i + 1) * size];
+                *panel = job.weights.panel(next + i);
             }
             for tile in job.tiles.clone() {
-                let rows = job.tiling.tile(tile);
-                let input = &job.input[rows.start * depth..rows.end * depth];
-                multiply(s, depth, rows.len(), input, &panels[..count], &mut results);
+                let input = job.rows.tile(tile);
+                let ahead = job.ahead(tile, next, count);
+                multiply::<S, P>(s, depth, input, &panels[..count], ahead, &mut results);
+                let rows = job.rows.tiling.tile(tile);
                 job.finish(s, rows, next, &mut results[..count]);
             }
             next += count;
@@ -148,60 +134,83 @@ impl<W: Weight> Kernel for Part<'_, W> {
 }
 
 impl Job<'_> {
-    /// Adds biases and hands on the results of `rows` with the panels from `first` on.
+    /// What a tile asks for while it is multiplied with the panels from `next` on. The first tile
+    /// finds the panels in memory, later ones in a cache, with time to fetch those that come next.
+    #[inline(always)]
+    fn ahead(&self, tile: usize, next: usize, count: usize) -> Ahead {
+        let (tile, tiles) = (tile - self.tiles.start, self.tiles.len());
+        if tile == 0 {
+            let fetched = tiles > 2 && next > self.panels.start;
+            return if fetched {
+                Ahead::Nothing
+            } else {
+                Ahead::Stream
+            };
+        }
+        if tile > 2 || next + count >= self.panels.end {
+            return Ahead::Nothing;
+        }
+        let words = self.weights.format.panel_words(self.weights.depth);
+        let lines = (tile - 1) * count * words;
+        Ahead::Lines(
+            self.weights
+                .panel(next + count)
+                .as_ptr()
+                .wrapping_add(lines * LANES),
+        )
+    }
+
+    /// Applies the scales of columns, adds biases, and hands on the results of `rows` with the
+    /// panels from `first` on.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, rows: Range<usize>, first: usize, results: &mut [Block]) {
-        if let Some(bias) = &self.weights.bias {
-            for (i, block) in results.iter_mut().enumerate() {
-                let bias = &bias[(first + i) * PANEL..(first + i + 1) * PANEL];
-                for row in block.iter_mut().take(rows.len()) {
-                    for (x, b) in row.iter_mut().zip(bias) {
-                        *x += b;
+        for (i, block) in results.iter_mut().enumerate() {
+            let block = &mut block[..rows.len()];
+            if let Some(scales) = &self.weights.scales {
+                let scales = columns(s, scales, first + i);
+                for row in block.iter_mut() {
+                    for (x, scale) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
+                        s.store(s.mul(s.load(x), scale), x);
+                    }
+                }
+            }
+            if let Some(bias) = &self.weights.bias {
+                let bias = columns(s, bias, first + i);
+                for row in block.iter_mut() {
+                    for (x, bias) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(bias) {
+                        s.store(s.add(s.load(x), bias), x);
                     }
                 }
             }
         }
-        let columns = self.weights.columns;
-        match self.sink {
-            Sink::Store(out, stride) => {
-                let put = |to: &mut [f32], values: &[f32]| to.copy_from_slice(values);
-                self.each_row(out, stride, rows, first, results, put);
-            }
-            Sink::Add(out, stride) => {
-                let put = |to: &mut [f32], values: &[f32]| {
-                    for (x, y) in to.iter_mut().zip(values) {
-                        *x += y;
-                    }
-                };
-                self.each_row(out, stride, rows, first, results, put);
-            }
-            Sink::Gated(out, activation) => {
+        match self.put {
+            Put::Store => self.each_row(rows, first, results, |to, values| {
+                to.copy_from_slice(values);
+            }),
+            Put::Add => self.each_row(rows, first, results, |to, values| {
+                for (x, y) in to.iter_mut().zip(values) {
+                    *x += y;
+                }
+            }),
+            Put::Gated(activation) => {
                 for (i, pair) in results.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    let from = (first / 2 + i) * PANEL;
-                    let len = PANEL.min(columns - from);
                     let [gate, up] = pair;
                     for (gate, up) in gate.iter_mut().zip(up.iter()).take(rows.len()) {
                         gated(s, activation, gate, up);
                     }
-                    let at = rows.start * columns + from * rows.len();
-                    // SAFETY: of tile `rows`, columns `from..from + len`: no other task has both.
-                    let to = unsafe { out.part(at..at + len * rows.len()) };
-                    for (column, to) in to.chunks_exact_mut(rows.len()).enumerate() {
-                        for (row, to) in to.iter_mut().enumerate() {
-                            *to = gate[row][column];
-                        }
-                    }
+                    let gate = std::slice::from_ref(gate);
+                    self.each_row(rows.clone(), first / 2 + i, gate, |to, values| {
+                        to.copy_from_slice(values);
+                    });
                 }
             }
         }
     }
 
-    /// Calls `put(place, results)` for every row and panel of a row-major matrix.
+    /// Calls `put(place, results)` for every row and panel.
     #[inline(always)]
     fn each_row(
         &self,
-        out: Disjoint<'_, f32>,
-        stride: usize,
         rows: Range<usize>,
         first: usize,
         results: &[Block],
@@ -211,13 +220,20 @@ impl Job<'_> {
             let from = (first + i) * PANEL;
             let len = PANEL.min(self.weights.columns - from);
             for (row, values) in rows.clone().zip(block) {
-                let at = row * stride + from;
+                let at = row * self.stride + from;
                 // SAFETY: rows and panels of tasks do not overlap, hence neither do these.
-                let to = unsafe { out.part(at..at + len) };
+                let to = unsafe { self.out.part(at..at + len) };
                 put(to, &values[..len]);
             }
         }
     }
+}
+
+/// The numbers of a panel's columns.
+#[inline(always)]
+fn columns<S: Simd>(s: S, all: &[f32], panel: usize) -> [S::V; 2] {
+    let (vectors, _) = all[panel * PANEL..(panel + 1) * PANEL].as_chunks::<LANES>();
+    [s.load(&vectors[0]), s.load(&vectors[1])]
 }
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ mod avx512;
 pub(crate) mod buffer;
 mod ceiling;
 pub(crate) mod embed;
+pub(crate) mod format;
 pub(crate) mod gemm;
-pub(crate) mod norm;
+pub(crate) mod inputs;
 pub(crate) mod packed;
 pub(crate) mod rope;
 pub(crate) mod simd;
@@ -33,9 +34,11 @@ mod tile;
 pub(crate) mod tiling;
 
 use std::fmt;
+use std::str::FromStr;
 
 pub use ceiling::Ceiling;
 
+use crate::decoder::by_name;
 use crate::error::LoadError;
 use simd::{Portable, Simd};
 
@@ -150,6 +153,15 @@ impl fmt::Display for Kernels {
     }
 }
 
+/// By the name that [`Display`](fmt::Display) writes, whether or not this CPU runs it.
+impl FromStr for Kernels {
+    type Err = LoadError;
+
+    fn from_str(name: &str) -> Result<Self, LoadError> {
+        by_name("kernels", name, &LADDER)
+    }
+}
+
 /// A level that this CPU runs: having one is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level(Kernels);
@@ -157,6 +169,11 @@ pub(crate) struct Level(Kernels);
 /// A piece of work, generic over the lanes. `run` must be `#[inline(always)]`, as must everything
 /// hot that it calls, so that it is compiled with the level's instructions.
 pub(crate) trait Kernel {
+    /// Whether it multiplies bytes. Levels that differ in nothing it uses share its code.
+    const BYTES: bool = false;
+    /// Whether it multiplies bf16 numbers.
+    const BF16: bool = false;
+
     fn run<S: Simd>(self, simd: S);
 }
 
@@ -198,12 +215,26 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512Vnni => {
                 // SAFETY: a `Level` is made only after its features were detected.
-                unsafe { avx512::enter_vnni(kernel) }
+                unsafe {
+                    if K::BYTES {
+                        avx512::enter_vnni(kernel)
+                    } else {
+                        avx512::enter(kernel)
+                    }
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx512Bf16 => {
                 // SAFETY: a `Level` is made only after its features were detected.
-                unsafe { avx512::enter_bf16(kernel) }
+                unsafe {
+                    if K::BF16 {
+                        avx512::enter_bf16(kernel)
+                    } else if K::BYTES {
+                        avx512::enter_vnni(kernel)
+                    } else {
+                        avx512::enter(kernel)
+                    }
+                }
             }
             #[cfg(not(target_arch = "x86_64"))]
             _ => kernel.run(Portable),

@@ -1,111 +1,58 @@
 //! Weights as the matrix product reads them: panels of 32 output columns.
 //!
 //! ```text
-//!  f32    panel: k=0 [c0 … c31]  k=1 [c0 … c31]  …
-//!  bf16   panel: k=0,1 [c0(k0,k1) … c31(k0,k1)]  k=2,3 …    two numbers in a 32-bit word
+//!  f32    panel: k=0    [c0 … c31]              k=1    [c0 … c31]  …
+//!  bf16   panel: k=0,1  [c0(k0,k1) … c31(…)]    k=2,3  …            two numbers in a 32-bit word
+//!  int8   panel: k=0…3  [c0(k0…k3) … c31(…)]    k=4…7  …            four, and a scale a column
+//!  int4   panel: scales [c0,c16 … c15,c31], k=0…7 [c0(k0…k7) … ], … k=24…31; scales, …    eight
 //! ```
 //!
-//! Packed once, from the mapped file, on all threads, with every number checked to be finite. The
-//! pairing of bf16 numbers costs one shift and one mask for 32 of them, and is the order in which
-//! dot-product instructions want them.
+//! Packed once, from the mapped file, on all threads, with every number checked to be finite.
+//!
+//! Numbers of 8 and 4 bits are the weights divided by a scale and rounded, stored unsigned around
+//! 128 and 8. Before that each input channel's weights are multiplied by a power of two that makes
+//! the channels' largest weights alike, and the product's rows are divided by it in turn: a model
+//! in which some channels carry far larger activations than others, and their weights are smaller
+//! for it, comes out as if it had none. (The idea is SmoothQuant's: Xiao et al., 2023; the weights
+//! alone decide here.)
 
-use parking_lot::Mutex;
+mod pack;
 
-use super::buffer::{Buffer, Number};
-use super::simd::{LANES, Simd, pair, rounded_bits};
+use super::buffer::Buffer;
+use super::format::Format;
 use crate::decoder::DType;
 use crate::error::LoadError;
-use crate::threads::{Disjoint, ThreadTeam};
+use crate::threads::ThreadTeam;
 use crate::weights::TensorView;
+
+pub(crate) use pack::{check_finite, finite_vector};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
-
-/// Numbers converted at a time while packing.
-const CHUNK: usize = 128;
-
-/// A word of a panel: as many numbers of consecutive `k` as fit.
-pub(crate) trait Weight: Number {
-    /// How many.
-    const DEPTH: usize;
-    /// The numbers of the even (or only) `k` of 16 columns.
-    fn lower<S: Simd>(s: S, words: &[Self; LANES]) -> S::V;
-    /// The numbers of the odd `k`.
-    fn upper<S: Simd>(s: S, words: &[Self; LANES]) -> S::V;
-    /// The word of the finite numbers of an even `k` (`odd` is 0 then) and of its successor.
-    fn pack(even: f32, odd: f32) -> Self;
-    /// `x` rounded as [`pack`](Self::pack) does.
-    fn rounded(x: f32) -> f32;
-}
-
-impl Weight for f32 {
-    const DEPTH: usize = 1;
-
-    #[inline(always)]
-    fn lower<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.load(words)
-    }
-
-    #[inline(always)]
-    fn upper<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.load(words)
-    }
-
-    #[inline(always)]
-    fn pack(even: f32, _odd: f32) -> Self {
-        even
-    }
-
-    #[inline(always)]
-    fn rounded(x: f32) -> f32 {
-        x
-    }
-}
-
-/// Two bf16 numbers, the earlier one in the low half.
-impl Weight for u32 {
-    const DEPTH: usize = 2;
-
-    #[inline(always)]
-    fn lower<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.low(s.words(words))
-    }
-
-    #[inline(always)]
-    fn upper<S: Simd>(s: S, words: &[Self; LANES]) -> S::V {
-        s.high(s.words(words))
-    }
-
-    #[inline(always)]
-    fn pack(even: f32, odd: f32) -> Self {
-        pair(even, odd)
-    }
-
-    #[inline(always)]
-    fn rounded(x: f32) -> f32 {
-        f32::from_bits(rounded_bits(x) & 0xffff_0000)
-    }
-}
-
-/// The panels, by how their numbers are stored.
-#[derive(Debug)]
-pub(crate) enum Panels {
-    F32(Buffer<f32>),
-    Bf16(Buffer<u32>),
-}
+/// Words of an int4 panel that hold the scales of a group: bf16, of column `c` in the low half of
+/// word `c` and of column `c + 16` in its high half.
+pub(crate) const INT4_SCALES: usize = PANEL / 2;
+/// Words of an int4 panel for each group: the scales, and 32 channels of 32 columns.
+pub(crate) const INT4_BLOCK: usize = INT4_SCALES + 4 * PANEL;
 
 /// A matrix of `depth` × columns, ready to be multiplied with.
 #[derive(Debug)]
 pub(crate) struct Packed {
+    pub(crate) format: Format,
     /// Length of the accumulation.
     pub(crate) depth: usize,
     /// Columns of the result; for an interleaved pair, of one of the two.
     pub(crate) columns: usize,
     /// How many panels there are.
     pub(crate) panels: usize,
-    pub(crate) data: Panels,
+    words: Buffer<u32>,
+    /// One number a column of each panel: what the whole sum is multiplied with.
+    pub(crate) scales: Option<Buffer<f32>>,
     /// One number a column of each panel, zeros beyond the matrix.
     pub(crate) bias: Option<Buffer<f32>>,
+    /// What each channel of the input is multiplied with beforehand: the norm's weight, and for
+    /// integer formats the inverse of what the channel's weights were multiplied with.
+    pub(crate) factors: Option<Vec<f32>>,
 }
 
 /// A linear layer of the checkpoint: rows are outputs.
@@ -130,186 +77,39 @@ pub(crate) enum Arrangement {
 }
 
 impl Packed {
-    /// Packs `layers`, each `[outputs, depth]`, in the order given.
+    /// Packs `layers`, each `[outputs, depth]`, in the order given. `norm` is the weight of the
+    /// normalisation in front of them, if there is one.
     pub(crate) fn new(
         team: &mut ThreadTeam,
         dtype: DType,
         depth: usize,
         layers: &[Linear<'_>],
         arrangement: Arrangement,
+        norm: Option<Vec<f32>>,
     ) -> Result<Self, LoadError> {
-        let paired = arrangement == Arrangement::Paired;
-        let columns = if paired {
-            layers.first().map_or(0, Linear::outputs)
-        } else {
-            layers.iter().map(Linear::outputs).sum()
-        };
-        let each = columns.div_ceil(PANEL);
-        let panels = if paired { 2 * each } else { each };
-        // Where column `lane` of a panel comes from: a layer and its row.
-        let source = |panel: usize, lane: usize| -> Option<(usize, usize)> {
-            if paired {
-                let row = panel / 2 * PANEL + lane;
-                return (row < columns).then_some((panel % 2, row));
-            }
-            let mut row = panel * PANEL + lane;
-            for (index, layer) in layers.iter().enumerate() {
-                if row < layer.outputs() {
-                    return Some((index, row));
-                }
-                row -= layer.outputs();
-            }
-            None
-        };
+        pack::pack(team, dtype.format(), depth, layers, arrangement, norm)
+    }
 
-        let bias = if layers.iter().any(|layer| layer.bias.is_some()) {
-            let mut bias = allocate::<f32>(panels * PANEL)?;
-            let values: Vec<_> = layers
-                .iter()
-                .map(|layer| layer.bias.as_ref().map(finite_vector).transpose())
-                .collect::<Result<_, _>>()?;
-            for (at, slot) in bias.iter_mut().enumerate() {
-                if let Some((layer, row)) = source(at / PANEL, at % PANEL)
-                    && let Some(values) = &values[layer]
-                {
-                    *slot = values[row];
-                }
-            }
-            Some(bias)
-        } else {
-            None
-        };
-        let data = match dtype {
-            DType::F32 => Panels::F32(pack(team, depth, panels, layers, &source)?),
-            DType::BF16 => Panels::Bf16(pack(team, depth, panels, layers, &source)?),
-        };
-        Ok(Self {
-            depth,
-            columns,
-            panels,
-            data,
-            bias,
-        })
+    /// The words of a panel.
+    #[inline(always)]
+    pub(crate) fn panel(&self, panel: usize) -> &[u32] {
+        let size = panel_len(self.format, self.depth);
+        &self.words[panel * size..(panel + 1) * size]
+    }
+
+    /// Bytes that a product reads: words, scales, bias, factors.
+    pub(crate) fn bytes(&self) -> usize {
+        let numbers = |buffer: &Option<Buffer<f32>>| buffer.as_ref().map_or(0, |b| b.len());
+        let factors = self.factors.as_ref().map_or(0, Vec::len);
+        4 * (self.words.len() + numbers(&self.scales) + numbers(&self.bias) + factors)
     }
 }
 
-fn allocate<T: Number>(len: usize) -> Result<Buffer<T>, LoadError> {
-    Buffer::try_zeroed(len).ok_or_else(|| LoadError::InvalidOption {
-        option: "dtype",
-        reason: format!(
-            "no memory for {len} packed weights of {} bytes: a smaller type needs less",
-            size_of::<T>()
-        ),
-    })
-}
-
-fn pack<W: Weight>(
-    team: &mut ThreadTeam,
-    depth: usize,
-    panels: usize,
-    layers: &[Linear<'_>],
-    source: &(impl Fn(usize, usize) -> Option<(usize, usize)> + Sync),
-) -> Result<Buffer<W>, LoadError> {
-    let size = depth.div_ceil(W::DEPTH) * PANEL;
-    let mut data = allocate::<W>(panels * size)?;
-    let shared = Disjoint::new(&mut data);
-    // The lowest layer with a number that is not finite.
-    let broken = Mutex::new(None::<usize>);
-    team.run(panels, |panel, _| {
-        // SAFETY: each task has its own panel.
-        let words = unsafe { shared.part(panel * size..(panel + 1) * size) };
-        let rows: [_; PANEL] = std::array::from_fn(|lane| source(panel, lane));
-        // Rows are read lengthways and written crossways, a piece that fits the first-level cache.
-        let mut piece = [[0.0f32; CHUNK]; PANEL];
-        for begin in (0..depth).step_by(CHUNK) {
-            let len = CHUNK.min(depth - begin);
-            for (row, piece) in rows.iter().zip(&mut piece) {
-                let Some((layer, row)) = *row else {
-                    continue;
-                };
-                let weight = &layers[layer].weight;
-                weight.read(row * depth + begin, &mut piece[..len]);
-                piece[len..].fill(0.0);
-                if !piece
-                    .iter()
-                    .fold(true, |all, &x| all & W::rounded(x).is_finite())
-                {
-                    let mut broken = broken.lock();
-                    *broken = Some(broken.map_or(layer, |known| known.min(layer)));
-                }
-            }
-            let first = begin / W::DEPTH * PANEL;
-            let words = &mut words[first..first + len.div_ceil(W::DEPTH) * PANEL];
-            for (word, words) in words.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-                let k = word * W::DEPTH;
-                for (word, piece) in words.iter_mut().zip(&piece) {
-                    *word = W::pack(piece[k], piece[(k + 1) % CHUNK]);
-                }
-            }
-        }
-    })
-    .map_err(|panic| LoadError::Threads {
-        reason: panic.to_string(),
-    })?;
-    match broken.into_inner() {
-        Some(layer) => Err(non_finite(&layers[layer].weight, W::rounded)),
-        None => Ok(data),
-    }
-}
-
-/// Where a tensor holds its first number that is not finite.
-fn non_finite(view: &TensorView<'_>, rounded: fn(f32) -> f32) -> LoadError {
-    let mut chunk = [0.0; CHUNK];
-    let elements = view.elements();
-    for begin in (0..elements).step_by(CHUNK) {
-        let chunk = &mut chunk[..CHUNK.min(elements - begin)];
-        view.read(begin, chunk);
-        if let Some(at) = chunk.iter().position(|&x| !rounded(x).is_finite()) {
-            return LoadError::NonFinite {
-                tensor: view.name.clone(),
-                index: begin + at,
-                value: rounded(chunk[at]),
-            };
-        }
-    }
-    // Not reached: the caller has seen one.
-    LoadError::NonFinite {
-        tensor: view.name.clone(),
-        index: 0,
-        value: f32::NAN,
-    }
-}
-
-/// A tensor's numbers, widened and checked.
-pub(crate) fn finite_vector(view: &TensorView<'_>) -> Result<Vec<f32>, LoadError> {
-    let values = view.to_f32();
-    match values.iter().all(|x| x.is_finite()) {
-        true => Ok(values),
-        false => Err(non_finite(view, |x| x)),
-    }
-}
-
-/// Checks a tensor that stays in its file.
-pub(crate) fn check_finite(team: &mut ThreadTeam, view: &TensorView<'_>) -> Result<(), LoadError> {
-    const PART: usize = 1 << 16;
-    let elements = view.elements();
-    let finite = std::sync::atomic::AtomicBool::new(true);
-    team.run(elements.div_ceil(PART), |part, _| {
-        let mut chunk = [0.0; CHUNK];
-        let end = elements.min((part + 1) * PART);
-        for begin in (part * PART..end).step_by(CHUNK) {
-            let chunk = &mut chunk[..CHUNK.min(end - begin)];
-            view.read(begin, chunk);
-            if !chunk.iter().fold(true, |all, x| all & x.is_finite()) {
-                finite.store(false, std::sync::atomic::Ordering::Relaxed);
-            }
-        }
-    })
-    .map_err(|panic| LoadError::Threads {
-        reason: panic.to_string(),
-    })?;
-    match finite.into_inner() {
-        true => Ok(()),
-        false => Err(non_finite(view, |x| x)),
+/// Words of a panel.
+#[inline(always)]
+fn panel_len(format: Format, depth: usize) -> usize {
+    match format {
+        Format::Int4 => format.groups(depth) * INT4_BLOCK,
+        _ => format.words(depth) * PANEL,
     }
 }

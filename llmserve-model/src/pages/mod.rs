@@ -90,7 +90,7 @@ impl Pages {
             shape,
             layers: match dtype {
                 DType::F32 => Layers::F32(allocate(shape, layers)?),
-                DType::BF16 => Layers::Bf16(allocate(shape, layers)?),
+                _ => Layers::Bf16(allocate(shape, layers)?),
             },
         })
     }

@@ -21,7 +21,7 @@ fn pages_move_as_bytes() {
     for dtype in [DType::F32, DType::BF16] {
         let mut pages = pages(dtype);
         let bytes = pages.page_bytes(GroupId::MAIN);
-        assert_eq!(bytes, 2 * 2 * 3 * 6 * 5 * dtype.size());
+        assert_eq!(bytes, 2 * 2 * 3 * 6 * 5 * dtype.kv().bits() as usize / 8);
         let data = noise(bytes, 7);
         pages.write(GroupId::MAIN, BlockId(2), &data).unwrap();
         let mut out = vec![9];

@@ -159,9 +159,16 @@ fn a_model_says_what_it_is() {
         },
     );
     assert_eq!(bf16.info().name, "tiny");
-    // The same weights, laid out differently; other weights.
-    assert_eq!(bf16.info().fingerprint, info.fingerprint);
+    // The same weights, rounded; other weights.
+    assert_ne!(bf16.info().fingerprint, info.fingerprint);
     assert_ne!(bf16.info().kv.groups[0].layout, info.kv.groups[0].layout);
+    let int8 = CpuOptions {
+        dtype: DType::Int8,
+        ..options()
+    };
+    let int8 = build(&golden("llama"), &int8);
+    assert_ne!(int8.info().fingerprint, bf16.info().fingerprint);
+    assert_eq!(int8.info().kv, bf16.info().kv);
     let other = build(&golden("llama3-rope"), &options());
     assert_ne!(other.info().fingerprint, info.fingerprint);
     assert_ne!(info.fingerprint, 0);

@@ -23,6 +23,9 @@ struct Make<'a> {
 }
 
 impl Kernel for Make<'_> {
+    const BYTES: bool = true;
+    const BF16: bool = true;
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (a, b) = (s.words(self.a), s.words(self.b));
@@ -104,6 +107,8 @@ proptest! {
     ) {
         struct Dot<'a>([u32; LANES], [u32; LANES], f32, &'a mut [f32; LANES]);
         impl Kernel for Dot<'_> {
+            const BF16: bool = true;
+
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
                 let (a, b) = (s.words(&self.0), s.words(&self.1));
