@@ -1,217 +1,242 @@
 //! Serving at real shapes: prefill and decode by batch, beside the machine's measured ceiling.
 //!
-//! Drives the engine's public streams and nothing beneath them. Prefill is prompt tokens over the
-//! time until every request has its first token; decode is the tokens after the first over the
-//! rest. The ceiling of decode is the lesser of what memory (weights once a step, and every
-//! sequence's KV) and arithmetic (two operations for each weight and token) allow, both as
-//! measured in the same run. A share above 1 means that a part of the weights stayed in a cache
-//! between steps.
+//! Drives the engine's public streams and takes their times. Prefill is prompt tokens over the time
+//! until every request has its first token; decode is the tokens after the first over the rest.
+//! What must have been read and computed meanwhile comes from a record of the model's steps.
+//!
+//! `gb_s` counts weights once a step, with their padding and scales, and each sequence's keys and
+//! values; `gflop_s` counts two operations for each weight and token and four for each dimension,
+//! head and position that attention sees. The ceiling of a step is the longer of reading the one
+//! and computing the other at the rates measured in the same run; a share above 1 means that a
+//! part of the weights stayed in a cache between steps.
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
-use llmserve::model::{Ceiling, DType, DecoderConfig, Kernels, ModelFolder, physical_cores};
-use llmserve::prelude::*;
-use llmserve_benches::{Report, Shape, Workload};
+use clap::Parser;
+use llmserve::Sampling;
+use llmserve::model::Ceiling;
+use llmserve_benches::{
+    Format, Marker, Observed, Phase, Point, Report, Roofline, Run, SubjectArgs, Workload, peak_rss,
+    reset_peak_rss,
+};
 
 /// Prefill and decode speed by batch.
 #[derive(Parser)]
 struct Args {
-    /// `smol135`, `llama1b`, or a model folder.
-    #[arg(long, default_value = "smol135", value_name = "smol135|llama1b|DIR")]
-    shape: String,
-    /// How weights and KV are stored.
-    #[arg(long, default_value = "bf16")]
-    dtype: DTypeArg,
+    #[command(flatten)]
+    subject: SubjectArgs,
     /// Prompt tokens of each request.
     #[arg(long, default_value_t = 128)]
     prompt_len: usize,
-    /// Tokens each request generates.
-    #[arg(long, default_value_t = 64)]
+    /// Tokens each request generates; at least 2.
+    #[arg(long, default_value_t = 64, value_parser = at_least_two)]
     gen_len: usize,
     /// Requests at once.
     #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
     batch: Vec<usize>,
-    /// Threads. Default: the physical cores.
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Where models of a named shape are made and kept.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/shapes"))]
-    shapes_dir: PathBuf,
-    /// Print one JSON object a row.
-    #[arg(long)]
-    json: bool,
-    /// The embedded model and few tokens: does it run at all?
-    #[arg(long)]
-    quick: bool,
-    /// What `cargo bench` passes to every bench; means nothing here.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Runs of each batch, of which the best counts, for prefill and decode each.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Write a roofline drawing of the rows.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DTypeArg {
-    F32,
-    Bf16,
-    Int8,
-    Int4,
-}
-
-/// What a token costs, from the model's sizes.
-struct Cost {
-    /// Weights of all layers.
-    layers: f64,
-    /// Weights of the output head.
-    head: f64,
-    /// Bytes of a weight.
-    weight_bytes: f64,
-    /// Bytes of keys and values of a token.
-    kv_bytes: f64,
-}
-
-impl Cost {
-    fn new(config: &DecoderConfig, dtype: DType) -> Self {
-        let heads = config.num_heads + 2 * config.num_kv_heads;
-        let qkv = config.hidden_size * heads * config.head_dim;
-        let output = config.hidden_size * config.num_heads * config.head_dim;
-        let mlp = 3 * config.hidden_size * config.intermediate_size;
-        let kv = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
-        Self {
-            layers: (config.num_layers * (qkv + output + mlp)) as f64,
-            head: (config.hidden_size * config.vocab_size) as f64,
-            weight_bytes: dtype.bits() / 8.0,
-            kv_bytes: kv as f64 * dtype.kv().bits() / 8.0,
-        }
-    }
-
-    /// Bytes that a decode step reads for `batch` sequences of `context` tokens.
-    fn step_bytes(&self, batch: f64, context: f64) -> f64 {
-        (self.layers + self.head) * self.weight_bytes + batch * context * self.kv_bytes
-    }
-
-    /// Operations of a decoded token, attention not counted.
-    fn token_flops(&self) -> f64 {
-        2.0 * (self.layers + self.head)
+fn at_least_two(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(len) if len >= 2 => Ok(len),
+        Ok(_) => Err("the first token is prefill's: 2 or more".to_owned()),
+        Err(error) => Err(format!("{error}")),
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = Args::parse();
-    let (folder, prompt_len, gen_len) = if args.quick {
-        args.shape = "bard-2m".to_owned();
-        (llmserve_benches::embedded_model(), 32, 8)
-    } else {
-        let folder = match Shape::named(&args.shape) {
-            Some(shape) => shape.folder(&args.shapes_dir)?,
-            None => PathBuf::from(&args.shape),
-        };
-        (folder, args.prompt_len, args.gen_len)
-    };
-    let dtype = match args.dtype {
-        DTypeArg::F32 => DType::F32,
-        DTypeArg::Bf16 => DType::BF16,
-        DTypeArg::Int8 => DType::Int8,
-        DTypeArg::Int4 => DType::Int4,
-    };
-    let threads = args.threads.unwrap_or_else(physical_cores);
-    let config = ModelFolder::open(&folder)?.config;
-    let cost = Cost::new(&config, dtype);
+    let subject = args.subject.subject()?;
+    if args.subject.quick {
+        (args.prompt_len, args.gen_len) = (32, 8);
+    }
+    let ceiling = subject.ceiling()?;
     let most = args.batch.iter().copied().max().unwrap_or(1);
-
-    let ceiling = Ceiling::measure(Kernels::detect(), threads)?;
-    // The probe's memory is not the model's: the peak starts anew (Linux; elsewhere it is 0).
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let began = Instant::now();
-    let engine = llmserve::serve(&folder)
-        .dtype(dtype)
-        .threads(threads)
-        .max_num_seqs(most)
-        .prefix_caching(false)
-        .build()?;
+    let tokens = most * (args.prompt_len + args.gen_len);
     let mut report = Report::new(
         &format!(
-            "{}, {} prompt and {} generated tokens, {}, loaded in {:.1} s; \
-             ceilings {:.1} GB/s, {:.0} GFLOP/s f32",
-            args.shape,
-            prompt_len,
-            gen_len,
-            engine.info().backend,
-            began.elapsed().as_secs_f64(),
-            ceiling.read_gb_s,
-            ceiling.f32_gflop_s,
+            "{}, {} prompt and {} generated tokens, {} threads; {}",
+            subject.name,
+            args.prompt_len,
+            args.gen_len,
+            ceiling.threads,
+            ceilings(&ceiling, &args.subject.dtype)
         ),
-        args.json,
+        args.subject.json,
     );
-    let mut workload = Workload::new(1);
-    let vocab = engine.info().vocab_size;
-    // Once for warmth: pages touched, threads awake.
-    run(&engine, &mut workload, vocab, 1, prompt_len, gen_len.min(4))?;
-    for &batch in &args.batch {
-        let (prefill, decode) = run(&engine, &mut workload, vocab, batch, prompt_len, gen_len)?;
-        let steps = (gen_len - 1) as f64;
-        let rows = batch as f64;
-        let context = prompt_len as f64 + gen_len as f64 / 2.0;
-        let bytes = cost.step_bytes(rows, context);
-        let flops = cost.token_flops() * rows;
-        let best = (bytes / (ceiling.read_gb_s * 1e9)).max(flops / (ceiling.f32_gflop_s * 1e9));
-        report.row(
-            &format!("batch {batch}"),
-            &[
-                ("shape", args.shape.as_str().into()),
-                ("dtype", dtype.to_string().into()),
-                ("batch", batch.into()),
-                ("prefill_tok_s", (rows * prompt_len as f64 / prefill).into()),
-                ("decode_tok_s", (rows * steps / decode).into()),
-                (
-                    "total_tok_s",
-                    (rows * (prompt_len + gen_len) as f64 / (prefill + decode)).into(),
-                ),
-                ("peak_rss_bytes", peak_rss().into()),
-                ("gb_s", (bytes * steps / decode / 1e9).into()),
-                ("gflop_s", (flops * steps / decode / 1e9).into()),
-                ("ceiling_share", (best * steps / decode).into()),
-            ],
-        );
+    let mut points = Vec::new();
+    for &format in &args.subject.dtype {
+        // Another engine's memory, or the probe's, is not this one's.
+        reset_peak_rss();
+        let observed = subject.engine(format, most, tokens)?;
+        report.note(&format!(
+            "{}, loaded in {:.1} s",
+            observed.engine.info().backend,
+            observed.load_seconds
+        ));
+        let mut workload = Workload::new(1);
+        // Once for warmth: pages touched, threads awake.
+        run(&observed, &mut workload, 1, args.prompt_len, 2)?;
+        for &batch in &args.batch {
+            let mut best: Option<Best> = None;
+            for _ in 0..args.rounds.max(1) {
+                let run = run(
+                    &observed,
+                    &mut workload,
+                    batch,
+                    args.prompt_len,
+                    args.gen_len,
+                )?;
+                let prefill = Phase {
+                    seconds: run.first_token,
+                    ..observed.phase(&ceiling, run.prefill())
+                };
+                let decode = Phase {
+                    seconds: run.latency - run.first_token,
+                    ..observed.phase(&ceiling, run.rest())
+                };
+                let this = Best {
+                    prefill,
+                    decode,
+                    seconds: run.latency,
+                };
+                best = Some(best.map_or(this, |best| best.or(this)));
+            }
+            let Some(Best {
+                prefill,
+                decode,
+                seconds,
+            }) = best
+            else {
+                continue;
+            };
+            let prompt_tokens = (batch * args.prompt_len) as f64;
+            let decoded = (batch * (args.gen_len - 1)) as f64;
+            let all = (batch * (args.prompt_len + args.gen_len)) as f64;
+            let dtype = format.dtype().to_string();
+            report.row(
+                &format!("{dtype} batch {batch}"),
+                &[
+                    ("shape", subject.name.as_str().into()),
+                    ("dtype", dtype.as_str().into()),
+                    ("batch", batch.into()),
+                    ("prefill_tok_s", (prompt_tokens / prefill.seconds).into()),
+                    ("decode_tok_s", (decoded / decode.seconds).into()),
+                    ("total_tok_s", (all / seconds).into()),
+                    ("peak_rss_bytes", peak_rss().into()),
+                    ("gb_s", decode.gb_s().into()),
+                    ("gflop_s", decode.gflop_s().into()),
+                    ("ceiling_share", decode.ceiling_share().into()),
+                    ("prefill_gflop_s", prefill.gflop_s().into()),
+                    ("prefill_ceiling_share", prefill.ceiling_share().into()),
+                ],
+            );
+            points.push(point(
+                &dtype,
+                format!("decode {batch}"),
+                Marker::Disc,
+                &decode,
+            ));
+            if batch == most {
+                let label = format!("prefill {batch} × {}", args.prompt_len);
+                points.push(point(&dtype, label, Marker::Square, &prefill));
+            }
+        }
+    }
+    if let Some(file) = &args.plot {
+        let roofline = Roofline {
+            title: format!(
+                "{}, {} prompt and {} generated tokens, {} threads",
+                subject.name, args.prompt_len, args.gen_len, ceiling.threads
+            ),
+            read_gb_s: ceiling.read_gb_s,
+            ceilings: rates(&ceiling, &args.subject.dtype),
+            points,
+        };
+        std::fs::write(file, roofline.svg())?;
     }
     Ok(())
 }
 
-/// Serves `batch` requests together; seconds until the last first token, and from there to the end.
+/// The best of some runs, each part by itself.
+#[derive(Clone, Copy)]
+struct Best {
+    prefill: Phase,
+    decode: Phase,
+    /// From the first step to the last.
+    seconds: f64,
+}
+
+impl Best {
+    fn or(self, other: Self) -> Self {
+        // Prefill's steps may be cut differently from run to run: all of them count together.
+        let prefill = if other.prefill.seconds < self.prefill.seconds {
+            other.prefill
+        } else {
+            self.prefill
+        };
+        let decode = if other.decode.seconds < self.decode.seconds {
+            other.decode
+        } else {
+            self.decode
+        };
+        Self {
+            prefill,
+            decode,
+            seconds: self.seconds.min(other.seconds),
+        }
+    }
+}
+
+/// Serves `batch` random prompts together.
 fn run(
-    engine: &Engine,
+    observed: &Observed,
     workload: &mut Workload,
-    vocab: usize,
     batch: usize,
     prompt_len: usize,
     gen_len: usize,
-) -> Result<(f64, f64), llmserve::Error> {
-    let prompts: Vec<_> = (0..batch)
-        .map(|_| workload.tokens(prompt_len, vocab))
-        .collect();
-    let streams: Vec<_> = prompts
-        .into_iter()
-        .map(|prompt| {
-            let request = Request::tokens(prompt).max_tokens(gen_len).ignore_eos(true);
-            engine.generate(request)
-        })
-        .collect();
-    // The engine's own clock: a reader may be late.
-    let (mut first, mut last) = (0f64, 0f64);
-    for (_, event) in merge(streams) {
-        if let Event::Finished(finished) = event? {
-            first = first.max(finished.timings.time_to_first_token.as_secs_f64());
-            last = last.max(finished.timings.latency.as_secs_f64());
-        }
-    }
-    Ok((first, (last - first).max(1e-9)))
+) -> Result<Run, llmserve::Error> {
+    let vocab = observed.engine.info().vocab_size;
+    let prompts = (0..batch).map(|_| workload.tokens(prompt_len, vocab));
+    observed.run(prompts.collect(), gen_len, &Sampling::default())
 }
 
-/// Most memory this process ever had resident, in bytes; 0 where the system does not say.
-fn peak_rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+fn point(series: &str, label: String, marker: Marker, phase: &Phase) -> Point {
+    Point {
+        series: series.to_owned(),
+        label,
+        marker,
+        intensity: phase.intensity(),
+        gflop_s: phase.gflop_s(),
+    }
+}
+
+/// The arithmetic ceilings of some formats, those with the same rate once.
+fn rates(ceiling: &Ceiling, formats: &[Format]) -> Vec<(String, f64)> {
+    let mut rates: Vec<(String, f64)> = Vec::new();
+    for format in formats {
+        let rate = format.peak(ceiling) / 1e9;
+        let name = format.dtype().to_string();
+        match rates.iter_mut().find(|known| known.1 == rate) {
+            Some((known, _)) if *known != name => *known = format!("{known}, {name}"),
+            Some(_) => {}
+            None => rates.push((name, rate)),
+        }
+    }
+    rates
+}
+
+fn ceilings(ceiling: &Ceiling, formats: &[Format]) -> String {
+    let mut text = format!("ceilings {:.1} GB/s", ceiling.read_gb_s);
+    for (name, rate) in rates(ceiling, formats) {
+        text += &format!(", {rate:.0} GFLOP/s {name}");
+    }
+    text
 }

@@ -1,11 +1,28 @@
-//! Pieces that the benches share: flags, random lengths, rows for people and for machines.
+//! Pieces that the benches share: flags, random lengths, recorded steps and what they cost at
+//! best, rows for people and for machines.
 
+mod cost;
+mod format;
+mod line;
+mod memory;
+mod plot;
 mod report;
+mod run;
 mod shape;
+mod steps;
+mod subject;
 mod workload;
 
+pub use cost::{Cost, Work};
+pub use format::{Format, Packing};
+pub use line::{Line, median};
+pub use memory::{peak_rss, reset_peak_rss};
+pub use plot::{Marker, Point, Roofline};
 pub use report::Report;
+pub use run::{Phase, Run};
 pub use shape::Shape;
+pub use steps::{Step, StepLog, TimedModel};
+pub use subject::{Observed, Subject, SubjectArgs};
 pub use workload::{Workload, embedded_model};
 
 use std::path::PathBuf;

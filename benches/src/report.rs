@@ -35,15 +35,19 @@ impl Report {
             self.headed = true;
             print!("{:<34}", "");
             for (key, _) in figures {
-                print!("{key:>18}");
+                print!("{key:>width$}", width = width(key));
             }
             println!();
         }
         print!("{name:<34}");
-        for (_, value) in figures {
-            match value.as_f64() {
-                Some(number) if value.is_f64() => print!("{number:>18.3}"),
-                _ => print!("{:>18}", value.to_string()),
+        for (key, value) in figures {
+            let width = width(key);
+            match value {
+                Value::Number(number) if number.is_f64() => {
+                    print!("{:>width$.3}", number.as_f64().unwrap_or(f64::NAN));
+                }
+                Value::String(text) => print!("{text:>width$}"),
+                _ => print!("{:>width$}", value.to_string()),
             }
         }
         println!();
@@ -55,4 +59,9 @@ impl Report {
             println!("{text}");
         }
     }
+}
+
+/// Columns that a figure takes.
+fn width(key: &str) -> usize {
+    18.max(key.len() + 2)
 }
