@@ -12,10 +12,14 @@
 //! Mass is counted in integers (a token's weight relative to the best, times 2⁶²), so a sum does
 //! not depend on the order it was taken in.
 
+use super::mass::{Nucleus, Scales};
 use super::math::{exp, ln};
+use super::noise::Noise;
 use super::params::Sampling;
-use super::race::scaled;
+use super::race::{pick_from, pick_from_row, scaled};
 use super::select::{BLOCK, Candidate, best, better_first};
+use super::survey::Survey;
+use crate::ids::TokenId;
 
 /// The filters of a request with a positive temperature.
 #[derive(Clone, Debug)]
@@ -62,21 +66,62 @@ impl Filter {
         }
     }
 
-    /// The inverse temperature.
-    pub(super) fn beta(&self) -> f64 {
-        self.beta
+    /// Picks one of the tokens kept. `survey` is that of the row, `peak` its best token, and
+    /// `candidates` memory.
+    pub(super) fn pick(
+        &self,
+        logits: &[f32],
+        survey: &Survey,
+        peak: Candidate,
+        noise: Noise,
+        candidates: &mut Vec<Candidate>,
+    ) -> TokenId {
+        let picked = match self.top_k {
+            Some(k) if k < logits.len() => None,
+            _ => self.pick_by_rank(logits, survey, peak, noise),
+        };
+        picked.unwrap_or_else(|| {
+            self.apply(logits, survey, peak.logit, candidates);
+            pick_from(candidates, peak, self.beta, noise)
+        })
     }
 
-    /// Whether a row of `vocab` tokens passes as it is.
-    pub(super) fn keeps_all(&self, vocab: usize) -> bool {
-        self.min_p <= 0.0 && self.top_k.is_none_or(|k| k >= vocab) && self.top_p >= 1.0
+    /// Picks without saying which tokens are kept. They are the best few: whoever wins among all
+    /// of them and is kept has won among those kept, and if the winner is not, none that is worse
+    /// is either, and the race is run again among the better. So top-p costs the weight of the
+    /// tokens better than a winner, and seldom more than one race. None if a winner is so close to
+    /// the end of top-p that only counting tells.
+    fn pick_by_rank(
+        &self,
+        logits: &[f32],
+        survey: &Survey,
+        peak: Candidate,
+        noise: Noise,
+    ) -> Option<TokenId> {
+        let floor = self.floor(peak.logit);
+        let mut bar = Candidate {
+            logit: floor,
+            id: TokenId::MAX,
+        };
+        if self.top_p >= 1.0 {
+            return Some(pick_from_row(logits, survey, peak, bar, self.beta, noise).id);
+        }
+        let scales = Scales::new(peak.logit, self.beta)?;
+        let mut nucleus = Nucleus::new(logits, survey, scales, floor, self.top_p);
+        loop {
+            let winner = pick_from_row(logits, survey, peak, bar, self.beta, noise);
+            if winner.id == peak.id || nucleus.holds(winner)? {
+                return Some(winner.id);
+            }
+            bar = winner;
+        }
     }
 
     /// Fills `out` with the tokens kept, in no order. `peak` is the row's greatest logit, finite;
     /// its lowest token is always kept.
-    pub(super) fn apply(&self, logits: &[f32], peak: f32, out: &mut Vec<Candidate>) {
+    fn apply(&self, logits: &[f32], survey: &Survey, peak: f32, out: &mut Vec<Candidate>) {
         let k = self.top_k.unwrap_or(usize::MAX).max(1);
-        best(logits, self.floor(peak), k, out);
+        best(logits, survey, self.floor(peak), k, out);
         if self.top_p < 1.0 {
             self.keep_mass(peak, out);
         }
@@ -204,8 +249,8 @@ fn in_integers(weight: f64) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::select::tests::surveyed;
     use super::*;
-    use crate::ids::TokenId;
     use proptest::prelude::*;
 
     fn filter(temperature: f32, min_p: f32, top_k: Option<usize>, top_p: f32) -> Filter {
@@ -221,7 +266,7 @@ mod tests {
     fn kept(filter: &Filter, logits: &[f32]) -> Vec<TokenId> {
         let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut out = Vec::new();
-        filter.apply(logits, peak, &mut out);
+        filter.apply(logits, &surveyed(logits), peak, &mut out);
         out.sort_by(better_first);
         out.iter().map(|c| c.id).collect()
     }
@@ -287,6 +332,66 @@ mod tests {
         }
     }
 
+    /// The filter's pick, and that from all tokens it keeps.
+    fn picks(filter: &Filter, logits: &[f32], noise: Noise) -> Option<(TokenId, TokenId)> {
+        let survey = surveyed(logits);
+        let peak = survey.peak(logits)?;
+        let mut kept = Vec::new();
+        filter.apply(logits, &survey, peak.logit, &mut kept);
+        let expected = pick_from(&kept, peak, filter.beta, noise);
+        Some((
+            filter.pick(logits, &survey, peak, noise, &mut kept),
+            expected,
+        ))
+    }
+
+    proptest! {
+        #[test]
+        fn a_pick_is_one_from_the_tokens_kept(
+            logits in rows(),
+            temperature in prop_oneof![Just(1.0f32), 0.05f32..3.0, Just(1e-45), Just(1e38)],
+            min_p in prop_oneof![Just(0.0f32), 0.0001f32..1.0],
+            top_k in prop_oneof![Just(None), (1usize..400).prop_map(Some)],
+            top_p in prop_oneof![Just(1.0f32), 0.001f32..1.0, 0.99f32..1.0, Just(1e-30)],
+            seed: u64,
+        ) {
+            for filter in [
+                filter(temperature, min_p, None, 1.0),
+                filter(temperature, 0.0, None, top_p),
+                filter(temperature, min_p, None, top_p),
+                filter(temperature, min_p, top_k, top_p),
+            ] {
+                for position in 0..4 {
+                    let (picked, expected) = picks(&filter, &logits, Noise::new(seed, 0, position))
+                        .unwrap_or_default();
+                    prop_assert_eq!(picked, expected, "{:?}", filter);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_winner_beyond_top_p_never_stands() {
+        // A flat row: nearly every winner is beyond a small top-p, and equals go by id.
+        let mut flat = vec![0.5f32; 3000];
+        let wide: Vec<f32> = (0..3000u16)
+            .map(|i| f32::from(i * 37 % 3000) * 1e-3)
+            .collect();
+        flat[1234] = 0.6;
+        for row in [&flat, &wide] {
+            for top_p in [1e-3f32, 0.05, 0.5, 0.9, 0.999] {
+                let filter = filter(1.0, 0.0, None, top_p);
+                for position in 0..40 {
+                    let noise = Noise::new(5, 0, position);
+                    let Some((picked, expected)) = picks(&filter, row, noise) else {
+                        panic!("a row with a best token")
+                    };
+                    assert_eq!(picked, expected, "{filter:?} at {position}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn bands_are_refined_until_the_end_is_found() {
         // Distances of every magnitude, clusters far narrower than a first band, runs of equals.
@@ -322,8 +427,6 @@ mod tests {
         // The greatest p below 1 needs the last token too: nothing is lost to rounding.
         let p = 1.0f32.next_down();
         assert_eq!(kept(&filter(1.0, 0.0, None, p), &row), [1, 3, 4, 0]);
-        assert!(filter(1.0, 0.0, Some(5), 1.0).keeps_all(5));
-        assert!(!filter(1.0, 0.0, Some(4), 1.0).keeps_all(5));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Logprobs of a token and its best alternatives, from the model's own logits.
 
-use super::math::{exp, ln};
+use super::mass::Scales;
+use super::math::ln;
 use super::sampler::{SamplerScratch, non_finite};
-use super::select::{BLOCK, best, better_first, peak};
+use super::select::{best, better_first};
 use crate::error::Error;
 use crate::event::TokenLogprobs;
 use crate::ids::TokenId;
@@ -34,8 +35,14 @@ pub fn logprobs(
     k: usize,
     scratch: &mut SamplerScratch,
 ) -> Result<TokenLogprobs, Error> {
-    let peak = peak(logits)
-        .map_err(|token| non_finite(position, logits, token))?
+    let SamplerScratch {
+        survey, candidates, ..
+    } = scratch;
+    survey
+        .take(logits)
+        .map_err(|token| non_finite(position, logits, token))?;
+    let peak = survey
+        .peak(logits)
         .ok_or(Error::NothingToSample { position })?;
     let Some(&logit) = logits.get(token as usize) else {
         return Err(Error::invalid_request(
@@ -46,12 +53,13 @@ pub fn logprobs(
             ),
         ));
     };
+    // At least the best's own weight, whatever rounding says.
+    let sum = Scales::new(peak.logit, 1.0).map_or(1.0, |scales| scales.all(logits, survey));
+    let log_sum = ln(sum.max(1.0));
     let peak = f64::from(peak.logit);
-    let log_sum = ln(exp_sum(logits, peak));
     let logprob = |logit: f32| (f64::from(logit) - peak - log_sum) as f32;
 
-    let candidates = &mut scratch.candidates;
-    best(logits, f32::MIN, k, candidates);
+    best(logits, survey, f32::MIN, k, candidates);
     candidates.sort_unstable_by(better_first);
     Ok(TokenLogprobs {
         id: token,
@@ -61,21 +69,6 @@ pub fn logprobs(
             .map(|c| (c.id, logprob(c.logit)))
             .collect(),
     })
-}
-
-/// Σ e^(l − peak), at least 1. Lanes are summed apart and added in order: one result for one row.
-fn exp_sum(logits: &[f32], peak: f64) -> f64 {
-    let mut lanes = [0f64; BLOCK];
-    let mut blocks = logits.chunks_exact(BLOCK);
-    for block in &mut blocks {
-        for (lane, &logit) in lanes.iter_mut().zip(block) {
-            *lane += exp(f64::from(logit) - peak);
-        }
-    }
-    for (lane, &logit) in lanes.iter_mut().zip(blocks.remainder()) {
-        *lane += exp(f64::from(logit) - peak);
-    }
-    lanes.iter().sum()
 }
 
 #[cfg(test)]

@@ -69,6 +69,34 @@ pub(super) fn exp(x: f64) -> f64 {
     if x < LEAST { 0.0 } else { value }
 }
 
+/// 1/n! from n = 6 down to 0.
+const ROUGH_SERIES: [f32; 7] = [
+    1.0 / 720.0,
+    1.0 / 120.0,
+    1.0 / 24.0,
+    1.0 / 6.0,
+    1.0 / 2.0,
+    1.0,
+    1.0,
+];
+
+/// e^x for x ≤ 0 to about 3e-7 of it, negative infinity included; below −87 it stays at 1.6e-38.
+/// For sums, where [`exp`] would cost four times as much.
+#[inline]
+pub(super) fn rough_exp(x: f32) -> f32 {
+    /// ln 2 in two parts; the first has 9 trailing zero bits.
+    const LN2_HIGH: f32 = f32::from_bits(0x3f31_7200);
+    const LN2_LOW: f32 = f32::from_bits(0x35bf_be8e);
+    const TO_INTEGER: f32 = 12_582_912.0;
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let shifted = clamped * std::f32::consts::LOG2_E + TO_INTEGER;
+    let n = shifted - TO_INTEGER;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let two_to_n = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    let series = ROUGH_SERIES.iter().fold(0.0, |sum, term| sum * r + term);
+    series * two_to_n
+}
+
 /// artanh s for |s| ≤ 0.18.
 fn artanh(s: f64) -> f64 {
     s * horner(&ATANH_SERIES, s * s)
@@ -119,6 +147,19 @@ mod tests {
             }
             x *= 1.0037;
         }
+    }
+
+    #[test]
+    fn the_rough_one_is_as_good_as_it_says() {
+        for i in 0..870_000 {
+            let x = -(i as f32) * 1e-4;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(rough_exp(x)) - exact).abs() / exact;
+            assert!(error < 3e-7, "e^{x}: {error}");
+        }
+        assert_eq!(rough_exp(0.0), 1.0);
+        assert!(rough_exp(f32::NEG_INFINITY) < 2e-38);
+        assert!(rough_exp(f32::MIN) < 2e-38);
     }
 
     #[test]

@@ -37,6 +37,7 @@
 
 mod filter;
 mod logprobs;
+mod mass;
 mod math;
 mod noise;
 mod params;
@@ -44,6 +45,7 @@ mod penalties;
 mod race;
 mod sampler;
 mod select;
+mod survey;
 
 pub use logprobs::logprobs;
 pub use params::{LogitsContext, LogitsProcessor, Sampling};

@@ -46,6 +46,26 @@ impl Noise {
         z ^ (z >> 31)
     }
 
+    /// Whether one of the `count` tokens from `first` on may have [`bits`](Self::bits) up to
+    /// `limit`. Never a false no; a yes is to be looked into.
+    #[inline]
+    pub(super) fn any_within(self, first: TokenId, count: usize, limit: u64) -> bool {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        // The finaliser's last round leaves the upper 31 bits alone: they suffice.
+        let limit = limit | ((1 << 33) - 1);
+        let mut place = self
+            .before
+            .wrapping_add(u64::from(first).wrapping_mul(STEP));
+        let mut any = false;
+        for _ in 0..count {
+            let z = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ self.between;
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            any |= z <= limit;
+            place = place.wrapping_add(STEP);
+        }
+        any
+    }
+
     /// The Gumbel noise of `token`.
     pub(super) fn gumbel(self, token: TokenId) -> f64 {
         gumbel(self.bits(token))
@@ -212,6 +232,16 @@ mod tests {
             let bits = noise.bits(0) >> (i % 64);
             let limit = contenders(gumbel(bits));
             assert!(limit.is_some_and(|limit| bits <= limit), "{bits} {limit:?}");
+        }
+        for i in 0..2_000u64 {
+            let noise = Noise::new(i, 0, 0);
+            let first = (i * 37) as TokenId;
+            let bits = (first..first + 64).map(|token| noise.bits(token));
+            let least = bits.min().unwrap_or(0);
+            assert!(noise.any_within(first, 64, least));
+            // Looser than the bits themselves by the 33 that are not looked at.
+            let below = (least >> 33 << 33).checked_sub(1);
+            assert!(below.is_none_or(|below| !noise.any_within(first, 64, below)));
         }
         assert_eq!(contenders(1e300), None);
         assert_eq!(contenders(f64::INFINITY), None);

@@ -12,9 +12,10 @@ use crate::ids::TokenId;
 /// How far back a context is compared with what was counted. Drafts are shorter than this.
 const LOOKBACK: usize = 64;
 
+/// A token that was seen.
 #[derive(Clone, Debug)]
-struct Seen {
-    token: TokenId,
+pub(super) struct Seen {
+    pub(super) token: TokenId,
     in_prompt: bool,
     outputs: u32,
 }
@@ -99,6 +100,11 @@ impl Penalties {
             // Extreme penalties must not turn a logit into +∞.
             *logit = (value as f32).min(f32::MAX);
         }
+    }
+
+    /// The tokens whose logits [`apply`](Self::apply) changes, each once.
+    pub(super) fn touched(&self) -> &[Seen] {
+        &self.seen
     }
 
     fn restart(&mut self, prompt: &[TokenId]) {

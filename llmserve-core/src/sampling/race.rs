@@ -6,7 +6,8 @@
 //! of reach. What is left out could not have won, so the pick is that of the plain definition.
 
 use super::noise::{Noise, contenders, gumbel};
-use super::select::{BLOCK, Candidate, greatest};
+use super::select::{BLOCK, Candidate, better_first};
+use super::survey::Survey;
 use crate::ids::TokenId;
 
 /// A logit's distance from the best one, times `beta`, the inverse temperature: at most 0, and
@@ -36,23 +37,39 @@ impl Leader {
     }
 }
 
-/// Picks from a whole row, whose best token is `peak`.
-pub(super) fn pick_from_row(logits: &[f32], peak: Candidate, beta: f64, noise: Noise) -> TokenId {
+/// Picks from the tokens of a row that are better than `bar`, `peak` among them. `survey` is that
+/// of the row, and `peak` its best token.
+pub(super) fn pick_from_row(
+    logits: &[f32],
+    survey: &Survey,
+    peak: Candidate,
+    bar: Candidate,
+    beta: f64,
+    noise: Noise,
+) -> Candidate {
     let mut leader = Leader::first(peak, noise);
-    for (number, block) in logits.chunks(BLOCK).enumerate() {
-        let most = scaled(greatest(block), peak.logit, beta);
-        let Some(limit) = contenders(leader.score - most) else {
+    for (first, most, block) in survey.blocks(logits) {
+        if most < bar.logit {
+            continue;
+        }
+        let Some(limit) = contenders(leader.score - scaled(most, peak.logit, beta)) else {
             continue;
         };
-        for (id, &logit) in (number * BLOCK..).zip(block) {
-            let id = id as TokenId;
+        if !noise.any_within(first, block.len(), limit) {
+            continue;
+        }
+        for (id, &logit) in (first..).zip(block) {
             let bits = noise.bits(id);
-            if bits <= limit {
+            if bits <= limit && better_first(&Candidate { logit, id }, &bar).is_lt() {
                 leader.challenge(id, scaled(logit, peak.logit, beta) + gumbel(bits));
             }
         }
     }
-    leader.id
+    let logit = logits.get(leader.id as usize).copied();
+    Candidate {
+        logit: logit.unwrap_or(peak.logit),
+        id: leader.id,
+    }
 }
 
 /// Picks from what the filters left, which includes `peak`. The order of `candidates` does not
@@ -84,14 +101,17 @@ pub(super) fn pick_from(
 
 #[cfg(test)]
 mod tests {
-    use super::super::select::peak;
+    use super::super::select::tests::surveyed;
     use super::*;
     use proptest::prelude::*;
 
     /// The definition.
-    fn naive(logits: &[f32], peak: Candidate, beta: f64, noise: Noise) -> TokenId {
+    fn naive(logits: &[f32], peak: Candidate, bar: Candidate, beta: f64, noise: Noise) -> TokenId {
         let mut leader = Leader::first(peak, noise);
         for (id, &logit) in (0..).zip(logits) {
+            if (logit, bar.id) < (bar.logit, id) || (logit == bar.logit && id == bar.id) {
+                continue;
+            }
             leader.challenge(id, scaled(logit, peak.logit, beta) + noise.gumbel(id));
         }
         leader.id
@@ -104,12 +124,19 @@ mod tests {
                 9 => -30.0f32..30.0, 1 => Just(f32::NEG_INFINITY), 1 => Just(5.0f32)
             ], 1..700),
             beta in prop_oneof![Just(1e30), 10.0..1e3, 0.3..10.0, Just(1e-30)],
+            bar in prop_oneof![Just(f32::NEG_INFINITY), Just(5.0f32), -30.0f32..30.0],
+            bar_id in prop_oneof![Just(TokenId::MAX), 0u32..700],
             seed: u64,
         ) {
-            let Ok(Some(top)) = peak(&logits) else { return Ok(()) };
+            let survey = surveyed(&logits);
+            let Some(top) = survey.peak(&logits) else { return Ok(()) };
             let noise = Noise::new(seed, 0, 0);
-            let expected = naive(&logits, top, beta, noise);
-            prop_assert_eq!(pick_from_row(&logits, top, beta, noise), expected);
+            let bar = Candidate { logit: bar, id: bar_id };
+            let picked = pick_from_row(&logits, &survey, top, bar, beta, noise);
+            prop_assert_eq!(picked.id, naive(&logits, top, bar, beta, noise));
+            prop_assert_eq!(picked.logit, logits[picked.id as usize]);
+            let none = Candidate { logit: f32::NEG_INFINITY, id: TokenId::MAX };
+            let expected = naive(&logits, top, none, beta, noise);
             let mut candidates: Vec<Candidate> = (0..).zip(&logits)
                 .map(|(id, &logit)| Candidate { logit, id })
                 .filter(|c| c.logit > f32::NEG_INFINITY)

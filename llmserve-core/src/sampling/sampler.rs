@@ -7,8 +7,8 @@ use super::filter::Filter;
 use super::noise::Noise;
 use super::params::{LogitsContext, LogitsProcessor, Sampling};
 use super::penalties::Penalties;
-use super::race::{pick_from, pick_from_row};
-use super::select::{Candidate, peak};
+use super::select::Candidate;
+use super::survey::Survey;
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
 
@@ -18,6 +18,8 @@ use crate::ids::TokenId;
 pub struct SamplerScratch {
     /// The row being changed.
     logits: Vec<f32>,
+    /// What is known of the row that is picked from.
+    pub(super) survey: Survey,
     /// What the filters left.
     pub(super) candidates: Vec<Candidate>,
 }
@@ -103,13 +105,16 @@ impl Sampler {
         scratch: &mut SamplerScratch,
     ) -> Result<TokenId, Error> {
         let position = context.tokens.len().saturating_sub(1);
-        let sound = |row: &[f32]| peak(row).map_err(|token| non_finite(position, row, token));
+        let sound = |row: &[f32], checked: Result<(), TokenId>| {
+            checked.map_err(|token| non_finite(position, row, token))
+        };
 
         let SamplerScratch {
             logits: copy,
+            survey,
             candidates,
         } = scratch;
-        let mut best = sound(logits)?;
+        sound(logits, survey.take(logits))?;
         let mut row = logits;
         let untouched = processors.is_empty()
             && self.bias.is_empty()
@@ -120,27 +125,34 @@ impl Sampler {
             copy.extend_from_slice(logits);
             if !processors.is_empty() {
                 process(context, processors, copy)?;
-                sound(copy)?;
+                sound(copy, survey.take(copy))?;
             }
-            self.adjust(context, forbidden, copy);
-            best = sound(copy)?;
+            let checked = self.adjust(context, forbidden, copy, survey);
+            sound(copy, checked)?;
             row = copy;
         }
-        let best = best.ok_or(Error::NothingToSample { position })?;
+        let best = survey
+            .peak(row)
+            .ok_or(Error::NothingToSample { position })?;
 
         let Some(filter) = &self.filter else {
             return Ok(best.id);
         };
         let noise = Noise::new(self.seed, self.choice, context.tokens.len());
-        if filter.keeps_all(row.len()) {
-            return Ok(pick_from_row(row, best, filter.beta(), noise));
-        }
-        filter.apply(row, best.logit, candidates);
-        Ok(pick_from(candidates, best, filter.beta(), noise))
+        Ok(filter.pick(row, survey, best, noise, candidates))
     }
 
-    /// Bias, penalties, forbidden tokens.
-    fn adjust(&mut self, context: &LogitsContext<'_>, forbidden: &[TokenId], row: &mut [f32]) {
+    /// Bias, penalties, forbidden tokens. Brings the survey of `row` up to date.
+    ///
+    /// # Errors
+    /// The first token whose logit is unusable now.
+    fn adjust(
+        &mut self,
+        context: &LogitsContext<'_>,
+        forbidden: &[TokenId],
+        row: &mut [f32],
+        survey: &mut Survey,
+    ) -> Result<(), TokenId> {
         for &(token, bias) in &self.bias {
             if let Some(logit) = row.get_mut(token as usize) {
                 // Two large ones must not make +∞.
@@ -156,6 +168,17 @@ impl Sampler {
                 *logit = f32::NEG_INFINITY;
             }
         }
+        let penalised = self.penalties.as_ref().map_or(&[][..], Penalties::touched);
+        let touched = self.bias.len() + penalised.len() + forbidden.len();
+        if touched <= survey.greatest().len() {
+            let biased = self.bias.iter().map(|bias| bias.0);
+            let penalised = penalised.iter().map(|seen| seen.token);
+            let mut changed = biased.chain(penalised).chain(forbidden.iter().copied());
+            if changed.all(|token| survey.update(row, token).is_ok()) {
+                return Ok(());
+            }
+        }
+        survey.take(row)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::survey::Survey;
 use crate::ids::TokenId;
 
 /// Logits looked at together: enough to make one comparison stand for many.
@@ -22,61 +23,20 @@ pub(super) fn better_first(a: &Candidate, b: &Candidate) -> Ordering {
         .then(a.id.cmp(&b.id))
 }
 
-/// The greatest of `block`; negative infinity when there is none.
-#[inline]
-pub(super) fn greatest(block: &[f32]) -> f32 {
-    let mut most = f32::NEG_INFINITY;
-    for &logit in block {
-        // Unlike `f32::max` this is one instruction for many lanes.
-        most = if logit > most { logit } else { most };
-    }
-    most
-}
-
-/// Whether a logit is one a sampler can use: finite, or negative infinity.
-fn is_sound(logit: f32) -> bool {
-    logit <= f32::MAX
-}
-
-/// The best token, lowest id among equals; none when all are ruled out.
-///
-/// # Errors
-/// The first token whose logit is NaN or positive infinity.
-pub(super) fn peak(logits: &[f32]) -> Result<Option<Candidate>, TokenId> {
-    let mut best = Candidate {
-        logit: f32::NEG_INFINITY,
-        id: 0,
-    };
-    for (number, block) in logits.chunks(BLOCK).enumerate() {
-        let start = number * BLOCK;
-        let mut sound = true;
-        for &logit in block {
-            sound &= is_sound(logit);
-        }
-        let most = greatest(block);
-        let find = |wanted: &dyn Fn(f32) -> bool| {
-            let at = block.iter().position(|&logit| wanted(logit)).unwrap_or(0);
-            (start + at) as TokenId
-        };
-        if !sound {
-            return Err(find(&|logit| !is_sound(logit)));
-        }
-        if most > best.logit {
-            best = Candidate {
-                logit: most,
-                id: find(&|logit| logit == most),
-            };
-        }
-    }
-    Ok((best.logit > f32::NEG_INFINITY).then_some(best))
-}
-
 /// Fills `out` with the `k` best tokens whose logit is at least `floor`, in no order. Tokens ruled
-/// out are never among them.
+/// out are never among them. `survey` is that of `logits`.
 ///
-/// Keeps up to twice `k`, then drops the worse half and raises the bar: each token is compared
-/// once, few are moved, and no order of logits makes it more than linear.
-pub(super) fn best(logits: &[f32], floor: f32, k: usize, out: &mut Vec<Candidate>) {
+/// Where there are more blocks than `k`, the `k`-th best of their best is a bar that `k` tokens
+/// reach: little more than `k` blocks are looked into. Keeps up to twice `k`, then drops the worse
+/// half and raises the bar: each token is compared once, few are moved, and no order of logits
+/// makes it more than linear.
+pub(super) fn best(
+    logits: &[f32],
+    survey: &Survey,
+    floor: f32,
+    k: usize,
+    out: &mut Vec<Candidate>,
+) {
     out.clear();
     let k = k.min(logits.len());
     if k == 0 {
@@ -84,16 +44,22 @@ pub(super) fn best(logits: &[f32], floor: f32, k: usize, out: &mut Vec<Candidate
     }
     let room = (2 * k).max(BLOCK);
     let mut bar = floor.max(f32::MIN);
-    for (number, block) in logits.chunks(BLOCK).enumerate() {
-        if greatest(block) < bar {
+    if k < survey.greatest().len() {
+        out.extend(
+            (0..)
+                .zip(survey.greatest())
+                .map(|(id, &logit)| Candidate { logit, id }),
+        );
+        bar = bar.max(keep_best(out, k));
+        out.clear();
+    }
+    for (first, most, block) in survey.blocks(logits) {
+        if most < bar {
             continue;
         }
-        for (id, &logit) in (number * BLOCK..).zip(block) {
+        for (id, &logit) in (first..).zip(block) {
             if logit >= bar {
-                out.push(Candidate {
-                    logit,
-                    id: id as TokenId,
-                });
+                out.push(Candidate { logit, id });
                 if out.len() == room && room > k {
                     let worst = keep_best(out, k);
                     // Ids only grow from here, so an equal of the worst kept has lost.
@@ -116,9 +82,16 @@ fn keep_best(candidates: &mut Vec<Candidate>, k: usize) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// The survey of a sound row.
+    pub(in super::super) fn surveyed(logits: &[f32]) -> Survey {
+        let mut survey = Survey::default();
+        assert_eq!(survey.take(logits), Ok(()));
+        survey
+    }
 
     /// Few distinct values, so that ties are the rule.
     pub(in super::super) fn tied_logits(most: usize) -> impl Strategy<Value = Vec<f32>> {
@@ -135,7 +108,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_best_are_those_of_a_full_sort(
-            logits in tied_logits(400), k in 0usize..80, floor in -9.0f32..9.0,
+            logits in tied_logits(900), k in 0usize..80, floor in -9.0f32..9.0,
         ) {
             let mut sorted: Vec<Candidate> = (0..).zip(&logits)
                 .map(|(id, &logit)| Candidate { logit, id })
@@ -144,20 +117,9 @@ mod tests {
             sorted.sort_by(better_first);
             sorted.truncate(k);
             let mut found = Vec::new();
-            best(&logits, floor, k, &mut found);
+            best(&logits, &surveyed(&logits), floor, k, &mut found);
             found.sort_by(better_first);
             prop_assert_eq!(found, sorted);
-        }
-
-        #[test]
-        fn the_peak_is_the_first_greatest(logits in tied_logits(300)) {
-            let mut expected: Option<Candidate> = None;
-            for (id, &logit) in (0..).zip(&logits) {
-                if logit > expected.map_or(f32::NEG_INFINITY, |best| best.logit) {
-                    expected = Some(Candidate { logit, id });
-                }
-            }
-            prop_assert_eq!(peak(&logits), Ok(expected));
         }
     }
 
@@ -167,21 +129,10 @@ mod tests {
         let falling: Vec<f32> = rising.iter().rev().copied().collect();
         for (row, first) in [(&rising, 99_999), (&falling, 0)] {
             let mut found = Vec::new();
-            best(row, f32::MIN, 50, &mut found);
+            best(row, &surveyed(row), f32::MIN, 50, &mut found);
             found.sort_by(better_first);
             assert_eq!(found.len(), 50);
             assert_eq!(found[0].id, first);
         }
-        assert_eq!(peak(&[]), Ok(None));
-    }
-
-    #[test]
-    fn the_first_unsound_logit_is_named() {
-        let mut row = vec![0.0f32; 200];
-        row[150] = f32::INFINITY;
-        row[170] = f32::NAN;
-        assert_eq!(peak(&row), Err(150));
-        row[3] = f32::NAN;
-        assert_eq!(peak(&row), Err(3));
     }
 }
