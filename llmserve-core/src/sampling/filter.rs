@@ -374,8 +374,8 @@ mod tests {
     fn a_winner_beyond_top_p_never_stands() {
         // A flat row: nearly every winner is beyond a small top-p, and equals go by id.
         let mut flat = vec![0.5f32; 3000];
-        let wide: Vec<f32> = (0..3000u16)
-            .map(|i| f32::from(i * 37 % 3000) * 1e-3)
+        let wide: Vec<f32> = (0..3000u32)
+            .map(|i| (i * 37 % 3000) as f32 * 1e-3)
             .collect();
         flat[1234] = 0.6;
         for row in [&flat, &wide] {

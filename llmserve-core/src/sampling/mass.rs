@@ -1,5 +1,7 @@
 //! How much probability lies where, nearly: fast sums of weights, and how far to trust them.
 
+use std::cmp::Ordering;
+
 use super::math::rough_exp;
 use super::select::{BLOCK, Candidate};
 use super::survey::Survey;
@@ -41,31 +43,68 @@ impl Scales {
         let mut sum = 0.0;
         for (_, most, block) in survey.blocks(logits) {
             if self.distance(most) >= NOTHING {
-                sum += self.block(block, f32::MIN, f32::INFINITY).0;
+                sum += self.plain(block);
             }
         }
         sum
     }
 
+    /// The weights of a block's tokens. On its own and of a fixed length, so that it is done for
+    /// many lanes at once wherever it is called from.
+    #[inline(never)]
+    fn weights(self, logits: &[f32; BLOCK], weights: &mut [f32; BLOCK]) {
+        for (weight, &logit) in weights.iter_mut().zip(logits) {
+            *weight = rough_exp(self.distance(logit));
+        }
+    }
+
+    /// The weight of a block's tokens.
+    fn plain(self, block: &[f32]) -> f64 {
+        let mut weights = [0f32; BLOCK];
+        self.weights(&padded(block), &mut weights);
+        total(&weights)
+    }
+
     /// The weight of a block's tokens from `floor` on, and of those above `bar`.
     fn block(self, block: &[f32], floor: f32, bar: f32) -> (f64, f64) {
-        let (mut all, mut above) = ([0f32; LANES], [0f32; LANES]);
-        let mut groups = block.chunks_exact(LANES);
-        for group in &mut groups {
-            for ((all, above), &logit) in all.iter_mut().zip(&mut above).zip(group) {
-                let weight = rough_exp(self.distance(logit));
-                *all += if logit >= floor { weight } else { 0.0 };
-                *above += if logit > bar { weight } else { 0.0 };
-            }
+        if block.is_empty() {
+            return (0.0, 0.0);
         }
-        for &logit in groups.remainder() {
-            let weight = rough_exp(self.distance(logit));
-            all[0] += if logit >= floor { weight } else { 0.0 };
-            above[0] += if logit > bar { weight } else { 0.0 };
+        let logits = padded(block);
+        let mut all = [0f32; BLOCK];
+        self.weights(&logits, &mut all);
+        let mut above = all;
+        for i in 0..BLOCK {
+            all[i] = if logits[i] >= floor { all[i] } else { 0.0 };
+            above[i] = if logits[i] > bar { above[i] } else { 0.0 };
         }
-        let sum = |lanes: [f32; LANES]| lanes.iter().map(|&lane| f64::from(lane)).sum();
-        (sum(all), sum(above))
+        (total(&all), total(&above))
     }
+}
+
+/// A block, or what there is of it and then nothing.
+#[inline]
+fn padded(block: &[f32]) -> [f32; BLOCK] {
+    match block.first_chunk() {
+        Some(&whole) => whole,
+        None => {
+            let mut padded = [f32::NEG_INFINITY; BLOCK];
+            padded[..block.len()].copy_from_slice(block);
+            padded
+        }
+    }
+}
+
+/// The sum, always in the same order.
+#[inline]
+fn total(weights: &[f32; BLOCK]) -> f64 {
+    let mut lanes = [0f32; LANES];
+    for group in weights.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            lanes[i] += group[i];
+        }
+    }
+    lanes.iter().map(|&lane| f64::from(lane)).sum()
 }
 
 /// Asks whether tokens are within the top-p of what is left of a row from `floor` on.
@@ -109,9 +148,9 @@ impl<'a> Nucleus<'a> {
                 continue;
             }
             let (before, after) = match number.cmp(&place) {
-                std::cmp::Ordering::Less => (block, &[][..]),
-                std::cmp::Ordering::Equal => block.split_at((token.id - first) as usize),
-                std::cmp::Ordering::Greater => (&[][..], block),
+                Ordering::Less => (block, &[][..]),
+                Ordering::Equal => block.split_at((token.id - first) as usize),
+                Ordering::Greater => (&[][..], block),
             };
             for (part, bar) in [(before, or_equal), (after, token.logit)] {
                 let (all, above) = self.scales.block(part, self.floor, bar);

@@ -27,17 +27,14 @@ impl Survey {
         self.greatest.clear();
         // A sum is NaN if a logit is, and if two infinities or sums beyond f32 met in it: one
         // addition for a logit then tells whether a closer look is needed.
-        let mut sums = [0f32; SUMS];
-        let mut blocks = logits.chunks_exact(BLOCK);
-        self.greatest
-            .extend((&mut blocks).map(|block| most_and_sums(block, &mut sums)));
-        let rest = blocks.remainder();
+        let (blocks, rest) = logits.as_chunks();
+        self.greatest.resize(blocks.len(), 0.0);
+        let mut sum = sweep(blocks, &mut self.greatest);
         if !rest.is_empty() {
             self.greatest.push(greatest(rest));
-            sums[0] += rest.iter().sum::<f32>();
+            sum += rest.iter().sum::<f32>();
         }
-        let suspect = sums.iter().sum::<f32>().is_nan()
-            || self.greatest.iter().any(|&most| most == f32::INFINITY);
+        let suspect = sum.is_nan() || self.greatest.contains(&f32::INFINITY);
         match suspect.then(|| logits.iter().position(|&logit| !is_sound(logit))) {
             Some(Some(at)) => Err(at as TokenId),
             _ => Ok(()),
@@ -125,21 +122,26 @@ fn greatest(logits: &[f32]) -> f32 {
     reduce(lanes)
 }
 
-/// The greatest of a whole block, each of its logits added to one of `sums`.
-#[inline]
-fn most_and_sums(block: &[f32], sums: &mut [f32; SUMS]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; MAXIMA];
-    for group in block.chunks_exact(SUMS) {
-        for (sum, &logit) in sums.iter_mut().zip(group) {
-            *sum += logit;
-        }
-        for half in group.chunks_exact(MAXIMA) {
-            for (lane, &logit) in lanes.iter_mut().zip(half) {
-                *lane = greater(*lane, logit);
+/// The greatest of each block, and a sum that all logits went into. On its own and of fixed
+/// lengths, so that every step of it is for many lanes wherever it is called from.
+#[inline(never)]
+fn sweep(blocks: &[[f32; BLOCK]], most: &mut [f32]) -> f32 {
+    let mut sums = [0f32; SUMS];
+    for (block, most) in blocks.iter().zip(most) {
+        let mut lanes = [f32::NEG_INFINITY; MAXIMA];
+        for group in block.as_chunks::<SUMS>().0 {
+            for i in 0..SUMS {
+                sums[i] += group[i];
+            }
+            for half in group.as_chunks::<MAXIMA>().0 {
+                for i in 0..MAXIMA {
+                    lanes[i] = greater(lanes[i], half[i]);
+                }
             }
         }
+        *most = reduce(lanes);
     }
-    reduce(lanes)
+    sums.iter().sum()
 }
 
 /// By halves, so that it stays in registers.
