@@ -9,7 +9,7 @@ use llmserve_core::{
     Batch, BatchRow, BlockId, BlockTables, GroupId, KvLayout, LogitsWanted, Model, SequenceId,
     StepLimits,
 };
-use llmserve_model::{CpuModel, CpuOptions, DecoderConfig, Weights};
+use llmserve_model::{CpuModel, CpuOptions, DType, DecoderConfig, Kernels, Weights};
 
 struct Counting;
 
@@ -40,12 +40,14 @@ impl BlockTables for Tables {
     }
 }
 
-#[test]
-fn a_step_allocates_one_box() {
+/// How many things each of a hundred steps allocates.
+fn allocations(dtype: DType, kernels: Kernels) -> Vec<usize> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/llama");
     let config = DecoderConfig::from_dir(&dir).unwrap();
     let weights = Arc::new(Weights::open(&dir).unwrap());
     let options = CpuOptions {
+        dtype,
+        kernels: Some(kernels),
         threads: Some(2),
         ..CpuOptions::default()
     };
@@ -86,8 +88,18 @@ fn a_step_allocates_one_box() {
         counts.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
         drop(logits);
     }
-    // The first steps may still set up what belongs to a thread, and the test harness's own thread
-    // allocates now and then.
-    let more = counts[10..].iter().filter(|count| **count > 1).count();
-    assert!(more <= 2, "{counts:?}");
+    counts
+}
+
+#[test]
+fn a_step_allocates_one_box() {
+    for dtype in [DType::F32, DType::BF16] {
+        for kernels in Kernels::available() {
+            let counts = allocations(dtype, kernels);
+            // The first steps may still set up what belongs to a thread, and the test harness's
+            // own thread allocates now and then.
+            let more = counts[10..].iter().filter(|count| **count > 1).count();
+            assert!(more <= 2, "{kernels}, {dtype}: {counts:?}");
+        }
+    }
 }

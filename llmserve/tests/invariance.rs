@@ -1,15 +1,42 @@
-//! The same 64 mixed requests give the same ids however they are served: alone, together, in
-//! small chunks, preempted, and with neighbours cancelled midway.
+//! The same mixed requests give the same ids however they are served: alone, together, in small
+//! chunks, preempted, and with neighbours cancelled midway.
 
 mod support;
 
-use llmserve::model::DType;
+use llmserve::model::{DType, Kernels};
 use llmserve::prelude::*;
 use llmserve::serve;
 use support::bard;
+use support::levels::at_every_level;
 
-/// Prompts of 1 to 500 tokens, half of them sharing one of two prefixes; greedy and seeded.
-fn requests() -> Vec<Request> {
+/// How much a level is given to do.
+#[derive(Clone, Copy)]
+struct Load {
+    requests: usize,
+    /// Tokens of the longest prompt.
+    longest: usize,
+    /// KV blocks that are too few for all requests at once.
+    tight: usize,
+}
+
+impl Load {
+    /// All of it at the best level; less where a test would take minutes.
+    fn of(kernels: Kernels) -> Self {
+        let (requests, longest, tight) = match kernels {
+            best if best == Kernels::detect() => (64, 500, 60),
+            Kernels::Portable => (16, 100, 24),
+            _ => (16, 500, 60),
+        };
+        Self {
+            requests,
+            longest,
+            tight,
+        }
+    }
+}
+
+/// Prompts of one token to the longest, half of them sharing one of two prefixes; greedy and seeded.
+fn requests(load: Load) -> Vec<Request> {
     let mut state = 0x5eed_u64;
     let mut next = move |bound: u64| {
         state = state
@@ -20,13 +47,13 @@ fn requests() -> Vec<Request> {
     let prefixes: Vec<Vec<u32>> = (0..2)
         .map(|_| (0..120).map(|_| 6 + next(2000) as u32).collect())
         .collect();
-    (0..64)
+    (0..load.requests)
         .map(|i| {
-            // Length 1 and 500 are there for certain.
+            // The shortest and the longest are there for certain.
             let len = match i {
                 0 => 1,
-                1 => 500,
-                _ => 1 + next(500) as usize,
+                1 => load.longest,
+                _ => 1 + next(load.longest as u64) as usize,
             };
             let mut prompt: Vec<u32> = match i % 4 {
                 0 | 1 => Vec::new(),
@@ -57,8 +84,8 @@ fn requests() -> Vec<Request> {
         .collect()
 }
 
-fn together(engine: &Engine) -> Vec<Vec<u32>> {
-    let streams: Vec<_> = requests()
+fn together(engine: &Engine, load: Load) -> Vec<Vec<u32>> {
+    let streams: Vec<_> = requests(load)
         .into_iter()
         .map(|request| engine.generate(request))
         .collect();
@@ -68,10 +95,12 @@ fn together(engine: &Engine) -> Vec<Vec<u32>> {
         .collect()
 }
 
-fn check(dtype: DType) {
+fn check(kernels: Kernels, dtype: DType) {
+    let load = Load::of(kernels);
     let build = |kv_blocks: usize, budget: usize, threads: usize| {
         serve(bard())
             .dtype(dtype)
+            .kernels(kernels)
             .kv_blocks(kv_blocks)
             .max_num_seqs(64)
             .max_batched_tokens(budget)
@@ -80,35 +109,40 @@ fn check(dtype: DType) {
             .unwrap()
     };
     let engine = build(2048, 2048, 2);
-    let alone: Vec<Vec<u32>> = requests()
+    let alone: Vec<Vec<u32>> = requests(load)
         .into_iter()
         .map(|request| engine.generate(request).wait().unwrap().ids().to_vec())
         .collect();
     support::drained(&engine);
 
     let engine = build(2048, 2048, 2);
-    assert_eq!(together(&engine), alone, "all together");
+    assert_eq!(together(&engine, load), alone, "all together");
     support::drained(&engine);
 
     let engine = build(2048, 32, 1);
-    assert_eq!(together(&engine), alone, "in chunks of 32, on one thread");
+    assert_eq!(
+        together(&engine, load),
+        alone,
+        "in chunks of 32, on one thread"
+    );
     support::drained(&engine);
 
-    let engine = build(60, 512, 2);
-    assert_eq!(together(&engine), alone, "with 60 KV blocks");
+    let engine = build(load.tight, 512, 2);
+    assert_eq!(together(&engine, load), alone, "with few KV blocks");
     assert!(
         engine.stats().preemptions > 0,
-        "60 blocks were meant to be too few"
+        "{} blocks were meant to be too few",
+        load.tight
     );
     support::drained(&engine);
 
     let engine = build(2048, 256, 2);
-    let mut streams: Vec<_> = requests()
+    let mut streams: Vec<_> = requests(load)
         .into_iter()
         .map(|request| Some(engine.generate(request)))
         .collect();
     // Every third goes away after its first token or two, while the others run.
-    for i in (0..64).step_by(3) {
+    for i in (0..load.requests).step_by(3) {
         if let Some(stream) = &mut streams[i] {
             for _ in 0..1 + i % 3 {
                 stream.blocking_next().unwrap().unwrap();
@@ -128,12 +162,15 @@ fn check(dtype: DType) {
     support::drained(&engine);
 }
 
-#[test]
-fn ids_do_not_depend_on_company_in_f32() {
-    check(DType::F32);
+fn ids_do_not_depend_on_company_in_f32(kernels: Kernels) {
+    check(kernels, DType::F32);
 }
 
-#[test]
-fn ids_do_not_depend_on_company_in_bf16() {
-    check(DType::BF16);
+fn ids_do_not_depend_on_company_in_bf16(kernels: Kernels) {
+    check(kernels, DType::BF16);
 }
+
+at_every_level![
+    ids_do_not_depend_on_company_in_f32,
+    ids_do_not_depend_on_company_in_bf16,
+];

@@ -1,6 +1,8 @@
 //! A model whose every logit depends on what its pages really hold, and helpers around it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod levels;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -65,14 +65,17 @@ fn tiny_models_match_in_f32_at_every_level() {
 }
 
 #[test]
-fn a_trained_model_matches_in_f32_and_bf16() {
+fn a_trained_model_matches_in_f32_and_bf16_at_every_level() {
     let bard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/bard-2m");
     for (dtype, margin, tolerance) in [(DType::F32, 0.001, 1e-3), (DType::BF16, 0.15, 0.05)] {
-        let options = CpuOptions {
-            dtype,
-            threads: Some(2),
-            ..CpuOptions::default()
-        };
-        check(&bard, &golden("bard-2m.json"), &options, margin, tolerance);
+        for kernels in Kernels::available() {
+            let options = CpuOptions {
+                dtype,
+                kernels: Some(kernels),
+                threads: Some(2),
+                ..CpuOptions::default()
+            };
+            check(&bard, &golden("bard-2m.json"), &options, margin, tolerance);
+        }
     }
 }

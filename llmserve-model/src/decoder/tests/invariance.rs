@@ -113,50 +113,48 @@ fn company_leaves_no_trace() {
 #[test]
 fn only_the_rows_that_want_logits_have_them_and_they_are_the_same() {
     let tokens = text(1);
-    let options = CpuOptions {
-        threads: Some(2),
-        ..CpuOptions::default()
-    };
-    let all = driver(&options, 16, 1).all(0, &tokens, TOKENS);
-    let mut driver = driver(&options, 16, 3);
-    assert!(
-        driver
-            .step(&[(0, 0, &tokens[..30], LogitsWanted::None)])
-            .unwrap()
-            .is_empty()
-    );
-    let rows = driver
-        .step(&[
-            (1, 0, &tokens[..20], LogitsWanted::None),
-            (0, 30, &tokens[30..40], LogitsWanted::Last),
-            (2, 0, &tokens[..2], LogitsWanted::All),
-        ])
-        .unwrap();
-    same(&rows, &[all[39].clone(), all[0].clone(), all[1].clone()]);
-    let rows = driver
-        .step(&[(1, 20, &tokens[20..21], LogitsWanted::Last)])
-        .unwrap();
-    same(&rows, &all[20..21]);
-    assert!(driver.step(&[]).unwrap().is_empty());
+    for mut options in variants() {
+        options.threads = Some(2);
+        let all = driver(&options, 16, 1).all(0, &tokens, TOKENS);
+        let mut driver = driver(&options, 16, 3);
+        assert!(
+            driver
+                .step(&[(0, 0, &tokens[..30], LogitsWanted::None)])
+                .unwrap()
+                .is_empty()
+        );
+        let rows = driver
+            .step(&[
+                (1, 0, &tokens[..20], LogitsWanted::None),
+                (0, 30, &tokens[30..40], LogitsWanted::Last),
+                (2, 0, &tokens[..2], LogitsWanted::All),
+            ])
+            .unwrap();
+        same(&rows, &[all[39].clone(), all[0].clone(), all[1].clone()]);
+        let rows = driver
+            .step(&[(1, 20, &tokens[20..21], LogitsWanted::Last)])
+            .unwrap();
+        same(&rows, &all[20..21]);
+        assert!(driver.step(&[]).unwrap().is_empty());
+    }
 }
 
 #[test]
 fn a_row_may_read_blocks_that_another_writes_in_the_same_step() {
     let tokens = text(2);
-    let options = CpuOptions {
-        threads: Some(2),
-        ..CpuOptions::default()
-    };
-    let all = driver(&options, 8, 1).all(0, &tokens, TOKENS);
-    let mut driver = driver(&options, 8, 2);
-    // Sequence 1 begins with the first four blocks of sequence 0, which this step fills.
-    let shared = driver.tables.0[0][..4].to_vec();
-    driver.tables.0[1][..4].copy_from_slice(&shared);
-    let rows = driver
-        .step(&[
-            (1, 32, &tokens[32..50], LogitsWanted::Last),
-            (0, 0, &tokens[..40], LogitsWanted::Last),
-        ])
-        .unwrap();
-    same(&rows, &[all[49].clone(), all[39].clone()]);
+    for mut options in variants() {
+        options.threads = Some(2);
+        let all = driver(&options, 8, 1).all(0, &tokens, TOKENS);
+        let mut driver = driver(&options, 8, 2);
+        // Sequence 1 begins with the first four blocks of sequence 0, which this step fills.
+        let shared = driver.tables.0[0][..4].to_vec();
+        driver.tables.0[1][..4].copy_from_slice(&shared);
+        let rows = driver
+            .step(&[
+                (1, 32, &tokens[32..50], LogitsWanted::Last),
+                (0, 0, &tokens[..40], LogitsWanted::Last),
+            ])
+            .unwrap();
+        same(&rows, &[all[49].clone(), all[39].clone()]);
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use candle_core::{D, Device, Tensor};
 
 use super::driver::{Driver, build};
-use crate::CpuOptions;
 use crate::decoder::DType;
+use crate::{CpuOptions, Kernels};
 
 struct Shape {
     hidden: usize,
@@ -195,18 +195,21 @@ impl Shape {
             .to_vec2::<f32>()
             .unwrap();
         for (dtype, tolerance) in [(DType::F32, 5e-4), (DType::BF16, 0.12)] {
-            let options = CpuOptions {
-                dtype,
-                threads: Some(2),
-                ..CpuOptions::default()
-            };
-            let got = Driver::new(build(dir.path(), &options), 16, 1, 40).all(0, &ids, 10);
-            assert_eq!(got.len(), expected.len());
-            for (got, expected) in got.iter().zip(&expected) {
-                let size = expected.iter().map(|x| x.abs()).fold(1.0, f32::max);
-                for (got, expected) in got.iter().zip(expected) {
-                    let error = (got - expected).abs() / size;
-                    assert!(error < tolerance, "{dtype}: {got} {expected}");
+            for kernels in Kernels::available() {
+                let options = CpuOptions {
+                    dtype,
+                    kernels: Some(kernels),
+                    threads: Some(2),
+                    ..CpuOptions::default()
+                };
+                let got = Driver::new(build(dir.path(), &options), 16, 1, 40).all(0, &ids, 10);
+                assert_eq!(got.len(), expected.len());
+                for (got, expected) in got.iter().zip(&expected) {
+                    let size = expected.iter().map(|x| x.abs()).fold(1.0, f32::max);
+                    for (got, expected) in got.iter().zip(expected) {
+                        let error = (got - expected).abs() / size;
+                        assert!(error < tolerance, "{kernels}, {dtype}: {got} {expected}");
+                    }
                 }
             }
         }
