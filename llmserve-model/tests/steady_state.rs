@@ -93,7 +93,7 @@ fn allocations(dtype: DType, kernels: Kernels) -> Vec<usize> {
 
 #[test]
 fn a_step_allocates_one_box() {
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in DType::ALL {
         for kernels in Kernels::available() {
             let counts = allocations(dtype, kernels);
             // The first steps may still set up what belongs to a thread, and the test harness's

@@ -170,7 +170,17 @@ fn ids_do_not_depend_on_company_in_bf16(kernels: Kernels) {
     check(kernels, DType::BF16);
 }
 
+fn ids_do_not_depend_on_company_in_int8(kernels: Kernels) {
+    check(kernels, DType::Int8);
+}
+
+fn ids_do_not_depend_on_company_in_int4(kernels: Kernels) {
+    check(kernels, DType::Int4);
+}
+
 at_every_level![
     ids_do_not_depend_on_company_in_f32,
     ids_do_not_depend_on_company_in_bf16,
+    ids_do_not_depend_on_company_in_int8,
+    ids_do_not_depend_on_company_in_int4,
 ];

@@ -14,7 +14,7 @@ pub(crate) struct Bound {
 }
 
 /// All of them.
-pub(crate) const BOUNDS: [Bound; 2] = [
+pub(crate) const BOUNDS: [Bound; 4] = [
     Bound {
         dtype: DType::F32,
         plain: 1e-4,
@@ -24,5 +24,15 @@ pub(crate) const BOUNDS: [Bound; 2] = [
         dtype: DType::BF16,
         plain: 0.003,
         rescaled: Some(0.003),
+    },
+    Bound {
+        dtype: DType::Int8,
+        plain: 0.005,
+        rescaled: Some(0.02),
+    },
+    Bound {
+        dtype: DType::Int4,
+        plain: 0.04,
+        rescaled: Some(0.06),
     },
 ];

@@ -5,7 +5,7 @@ use std::io::Write;
 use llmserve::model::{DType, Kernels};
 
 /// Every way to store weights.
-pub const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+pub const DTYPES: [DType; 4] = DType::ALL;
 
 /// Runs `test` at a level, or says why not.
 pub fn at(kernels: Kernels, test: fn(Kernels)) {

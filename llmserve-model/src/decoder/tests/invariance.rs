@@ -25,7 +25,7 @@ fn driver(options: &CpuOptions, block_size: usize, sequences: usize) -> Driver {
 fn variants() -> Vec<CpuOptions> {
     let mut all = Vec::new();
     for kernels in Kernels::available() {
-        for dtype in [DType::F32, DType::BF16] {
+        for dtype in DType::ALL {
             all.push(CpuOptions {
                 dtype,
                 kernels: Some(kernels),

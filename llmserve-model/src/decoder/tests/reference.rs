@@ -194,7 +194,12 @@ impl Shape {
             .unwrap()
             .to_vec2::<f32>()
             .unwrap();
-        for (dtype, tolerance) in [(DType::F32, 5e-4), (DType::BF16, 0.12)] {
+        for (dtype, tolerance) in [
+            (DType::F32, 5e-4),
+            (DType::BF16, 0.12),
+            (DType::Int8, 0.12),
+            (DType::Int4, 0.7),
+        ] {
             for kernels in Kernels::available() {
                 let options = CpuOptions {
                     dtype,
