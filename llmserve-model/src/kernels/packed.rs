@@ -11,10 +11,10 @@
 //!
 //! Numbers of 8 and 4 bits are the weights divided by a scale and rounded, stored unsigned around
 //! 128 and 8. Before that each input channel's weights are multiplied by a power of two that makes
-//! the channels' largest weights alike, and the product's rows are divided by it in turn: a model
-//! in which some channels carry far larger activations than others, and their weights are smaller
-//! for it, comes out as if it had none. (The idea is SmoothQuant's: Xiao et al., 2023; the weights
-//! alone decide here.)
+//! the channels' largest weights alike (of an output's weights, as shares of its largest), and the
+//! product's rows are divided by it in turn: a model in which some channels carry far larger
+//! activations than others, and their weights are smaller for it, comes out as if it had none. (The
+//! idea is SmoothQuant's: Xiao et al., 2023; the weights alone decide here.)
 
 mod pack;
 

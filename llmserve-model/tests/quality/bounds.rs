@@ -33,6 +33,6 @@ pub(crate) const BOUNDS: [Bound; 4] = [
     Bound {
         dtype: DType::Int4,
         plain: 0.04,
-        rescaled: Some(0.06),
+        rescaled: Some(0.04),
     },
 ];

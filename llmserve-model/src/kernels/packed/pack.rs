@@ -127,7 +127,8 @@ impl<'a> Plan<'a> {
         Ok(Some(bias))
     }
 
-    /// For each channel the power of two that brings its largest weight near 1.
+    /// For each channel the power of two that brings its largest weight near 1. Each output counts
+    /// alike, however large its own weights are: they have scales of their own.
     fn stretch(&self, team: &mut ThreadTeam) -> Result<Vec<f32>, LoadError> {
         /// Rows of a task.
         const ROWS: usize = 64;
@@ -135,16 +136,14 @@ impl<'a> Plan<'a> {
         for layer in self.layers {
             let outputs = layer.outputs();
             let run = team.run(outputs.div_ceil(ROWS), |task, _| {
-                let mut mine = vec![0f32; self.depth];
-                let mut chunk = [0.0; CHUNK];
-                for row in task * ROWS..((task + 1) * ROWS).min(outputs) {
-                    for begin in (0..self.depth).step_by(CHUNK) {
-                        let chunk = &mut chunk[..CHUNK.min(self.depth - begin)];
-                        layer.weight.read(row * self.depth + begin, chunk);
-                        for (peak, x) in mine[begin..].iter_mut().zip(chunk) {
-                            // What is not finite is found, and named, when it is packed.
-                            *peak = peak.max(x.abs());
-                        }
+                let (mut mine, mut row) = (vec![0f32; self.depth], vec![0f32; self.depth]);
+                for index in task * ROWS..((task + 1) * ROWS).min(outputs) {
+                    // What is not finite is found, and named, when it is packed.
+                    layer.weight.read(index * self.depth, &mut row);
+                    let peak = row.iter().fold(0f32, |peak, x| peak.max(x.abs()));
+                    let inverse = if peak > 0.0 { 1.0 / peak } else { 0.0 };
+                    for (mine, x) in mine.iter_mut().zip(&row) {
+                        *mine = mine.max(x.abs() * inverse);
                     }
                 }
                 for (peak, mine) in peaks.lock().iter_mut().zip(mine) {
@@ -270,7 +269,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The power of two that brings a channel whose largest weight is `peak` near 1.
+/// The power of two that brings `peak` near 1.
 fn power(peak: f32) -> f32 {
     let exponent = ((peak * std::f32::consts::SQRT_2).to_bits() >> 23) as i32 - 127;
     // All zeros, or so near that nothing is to be gained; what is not finite is refused later.
