@@ -184,14 +184,8 @@ impl Job<'_> {
             }
         }
         match self.put {
-            Put::Store => self.each_row(rows, first, results, |to, values| {
-                to.copy_from_slice(values);
-            }),
-            Put::Add => self.each_row(rows, first, results, |to, values| {
-                for (x, y) in to.iter_mut().zip(values) {
-                    *x += y;
-                }
-            }),
+            Put::Store => self.hand_on::<S, false>(s, rows, first, results),
+            Put::Add => self.hand_on::<S, true>(s, rows, first, results),
             Put::Gated(activation) => {
                 for (i, pair) in results.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                     let [gate, up] = pair;
@@ -199,22 +193,20 @@ impl Job<'_> {
                         gated(s, activation, gate, up);
                     }
                     let gate = std::slice::from_ref(gate);
-                    self.each_row(rows.clone(), first / 2 + i, gate, |to, values| {
-                        to.copy_from_slice(values);
-                    });
+                    self.hand_on::<S, false>(s, rows.clone(), first / 2 + i, gate);
                 }
             }
         }
     }
 
-    /// Calls `put(place, results)` for every row and panel.
+    /// Stores the results of every row and panel, or adds them to what is there.
     #[inline(always)]
-    fn each_row(
+    fn hand_on<S: Simd, const ADD: bool>(
         &self,
+        s: S,
         rows: Range<usize>,
         first: usize,
         results: &[Block],
-        put: impl Fn(&mut [f32], &[f32]),
     ) {
         for (i, block) in results.iter().enumerate() {
             let from = (first + i) * PANEL;
@@ -223,7 +215,18 @@ impl Job<'_> {
                 let at = row * self.stride + from;
                 // SAFETY: rows and panels of tasks do not overlap, hence neither do these.
                 let to = unsafe { self.out.part(at..at + len) };
-                put(to, &values[..len]);
+                let (whole, rest) = to.as_chunks_mut::<LANES>();
+                let (vectors, _) = values.as_chunks::<LANES>();
+                for (to, values) in whole.iter_mut().zip(vectors) {
+                    let mut y = s.load(values);
+                    if ADD {
+                        y = s.add(s.load(to), y);
+                    }
+                    s.store(y, to);
+                }
+                for (to, y) in rest.iter_mut().zip(&values[len - len % LANES..]) {
+                    *to = if ADD { *to + y } else { *y };
+                }
             }
         }
     }
