@@ -2,20 +2,18 @@
 
 use llmserve_core::{Batch, BlockId, GroupId, LogitsWanted, ModelError, SequenceId, StepLimits};
 
-use crate::config::DecoderConfig;
-use crate::kernels::attention::{Slot, Span, span_len};
+use crate::kernels::attention::{Agenda, Geometry, Slot};
 use crate::pages::PageShape;
 
 /// What one step computes. Tokens are numbered row after row.
 #[derive(Debug)]
 pub(super) struct Plan {
-    span_len: usize,
     /// Of each token, its id.
     pub(super) ids: Vec<u32>,
     /// Of each token, where its key and value go.
     pub(super) slots: Vec<Slot>,
-    /// Groups of neighbouring tokens.
-    pub(super) spans: Vec<Span>,
+    /// How attention is cut into tasks.
+    pub(super) agenda: Agenda,
     /// Tokens whose logits are wanted, in order.
     pub(super) wanted: Vec<usize>,
     /// For finding a sequence that occurs twice.
@@ -34,13 +32,11 @@ pub(super) fn table_names(row: usize, sequence: SequenceId, block: u32, blocks: 
 }
 
 impl Plan {
-    pub(super) fn new(config: &DecoderConfig, limits: StepLimits) -> Self {
-        let span_len = span_len(config.num_heads, config.num_kv_heads);
+    pub(super) fn new(geometry: Geometry, limits: StepLimits, positions: usize) -> Self {
         Self {
-            span_len,
             ids: Vec::with_capacity(limits.tokens),
             slots: Vec::with_capacity(limits.tokens),
-            spans: Vec::with_capacity(limits.tokens),
+            agenda: Agenda::new(geometry, limits.tokens, limits.rows, positions),
             wanted: Vec::with_capacity(limits.tokens),
             sequences: Vec::with_capacity(limits.rows),
             tables: Vec::with_capacity(limits.rows),
@@ -88,7 +84,6 @@ impl Plan {
     ) -> Result<(), ModelError> {
         self.ids.clear();
         self.slots.clear();
-        self.spans.clear();
         self.wanted.clear();
         self.sequences.clear();
         if batch.rows.len() > limits.rows {
@@ -156,14 +151,6 @@ impl Plan {
                     position: position as u32,
                 });
             }
-            for at in (0..row.len).step_by(self.span_len) {
-                self.spans.push(Span {
-                    row: index,
-                    first: first + at,
-                    len: self.span_len.min(row.len - at),
-                    position: row.start + at,
-                });
-            }
             match row.logits {
                 LogitsWanted::None => {}
                 LogitsWanted::Last => self.wanted.push(first + row.len - 1),
@@ -172,6 +159,8 @@ impl Plan {
             tables.push(table);
             self.sequences.push(sequence);
         }
+        self.agenda
+            .fill(batch.rows.iter().map(|row| (row.len, row.start)));
         self.sequences.sort_unstable();
         if let Some(pair) = self.sequences.windows(2).find(|pair| pair[0] == pair[1]) {
             return invalid(format!("{:?} has two rows", pair[0]));

@@ -29,9 +29,10 @@ use llmserve_core::{Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageS
 
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
+use crate::kernels::attention::Geometry;
 use crate::kernels::packed::Packed;
 use crate::kernels::rope::RopeTable;
-use crate::pages::{PageShape, Pages};
+use crate::pages::{PageShape, Pages, packed};
 use crate::threads::ThreadTeam;
 use crate::weights::{TensorHandle, Weights};
 use batch::Plan;
@@ -165,8 +166,9 @@ impl Model for CpuModel {
             head_dim: config.head_dim,
             block_size: layout.block_size,
             blocks,
+            packed: packed(self.dtype.kv()),
         };
-        let pages = Pages::new(shape, config.num_layers, self.dtype.kv())?;
+        let pages = Pages::new(shape, config.num_layers)?;
         // No sequence is longer than all blocks together.
         let positions = config.max_position.min(capacity);
         let rope = RopeTable::try_new(&self.frequencies, positions).ok_or_else(|| {
@@ -174,12 +176,19 @@ impl Model for CpuModel {
                 "no memory for the rotary embedding of {positions} positions: ask for fewer blocks"
             ))
         })?;
+        let geometry = Geometry {
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            tile: self.level.tile_rows(),
+            threads: self.team.threads(),
+        };
         self.prepared = Some(Prepared {
             limits,
             pages,
             rope,
-            buffers: Buffers::new(config, self.dtype, limits, self.team.threads())?,
-            plan: Plan::new(config, limits),
+            buffers: Buffers::new(config, self.dtype, geometry, shape, limits, positions)?,
+            plan: Plan::new(geometry, limits, positions),
             pool: LogitsPool::new(config.vocab_size, limits.rows)?,
         });
         Ok(())

@@ -8,7 +8,9 @@ use super::batch::{Plan, table_names};
 use super::{CpuModel, DType, Layer, Prepared};
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
-use crate::kernels::attention::{Context, KvNumber, Projections, attend, scratch_len, write_kv};
+use crate::kernels::attention::{
+    Bf16, Context, F32, Format, Geometry, Projections, Workspace, attend, write_kv,
+};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::embed::embed;
 use crate::kernels::gemm::{Output, Put, gemm};
@@ -16,7 +18,7 @@ use crate::kernels::inputs::{Inputs, RmsNorm, Source};
 use crate::kernels::packed::Packed;
 use crate::kernels::rope::RopeTable;
 use crate::kernels::tiling::Tiling;
-use crate::pages::{Layers, PageShape};
+use crate::pages::PageShape;
 use crate::threads::{TaskPanicked, ThreadTeam};
 use crate::weights::FileDType;
 
@@ -33,16 +35,18 @@ pub(super) struct Buffers {
     gated: Buffer<f32>,
     /// The rows of one product at a time.
     inputs: Inputs,
-    /// Of each thread.
-    scratch: Buffer<f32>,
+    /// What attention works in.
+    workspace: Workspace,
 }
 
 impl Buffers {
     pub(super) fn new(
         config: &DecoderConfig,
         dtype: DType,
+        geometry: Geometry,
+        shape: PageShape,
         limits: StepLimits,
-        threads: usize,
+        positions: usize,
     ) -> Result<Self, ModelError> {
         let refused = || {
             ModelError::Prepare(format!(
@@ -66,7 +70,8 @@ impl Buffers {
             mixed: make(limits.tokens, config.num_heads * config.head_dim)?,
             gated: make(limits.tokens, config.intermediate_size)?,
             inputs: Inputs::try_new(limits.tokens, &depths, dtype.format()).ok_or_else(refused)?,
-            scratch: make(threads, scratch_len(config.head_dim))?,
+            workspace: Workspace::try_new(geometry, shape, limits.rows, positions)
+                .ok_or_else(refused)?,
         })
     }
 }
@@ -143,9 +148,9 @@ impl CpuModel {
         let embedding = self.weights.bytes(&self.embedding);
         let result = step
             .embed(embedding, self.embedding.dtype)
-            .and_then(|()| match &mut pages.layers {
-                Layers::F32(pages) => step.layers(&self.layers, pages),
-                Layers::Bf16(pages) => step.layers(&self.layers, pages),
+            .and_then(|()| match self.dtype.kv() {
+                DType::F32 => step.layers::<F32>(&self.layers, &mut pages.layers),
+                _ => step.layers::<Bf16>(&self.layers, &mut pages.layers),
             })
             .and_then(|()| step.head(&self.head, logits.all()));
         let beyond = step.beyond.into_inner();
@@ -167,28 +172,28 @@ impl Step<'_> {
         embed(self.team, embedding, dtype, ids, hidden, x)
     }
 
-    fn layers<E: KvNumber>(
+    fn layers<F: Format>(
         &mut self,
         layers: &[Layer],
-        pages: &mut [Buffer<E>],
+        pages: &mut [Buffer<u32>],
     ) -> Result<(), TaskPanicked> {
         for (index, (layer, pages)) in layers.iter().zip(pages).enumerate() {
-            self.keys_and_values(layer, pages)?;
+            self.keys_and_values::<F>(layer, pages)?;
             // In the middle of a prompt the last layer's keys and values are all that is needed.
             if index + 1 == layers.len() && self.plan.wanted.is_empty() {
                 break;
             }
-            self.attention(layer, pages)?;
+            self.attention::<F>(layer, pages)?;
             self.feed_forward(layer)?;
         }
         Ok(())
     }
 
     /// Projects all tokens and writes their keys and values.
-    fn keys_and_values<E: KvNumber>(
+    fn keys_and_values<F: Format>(
         &mut self,
         layer: &Layer,
-        pages: &mut [E],
+        pages: &mut [u32],
     ) -> Result<(), TaskPanicked> {
         self.product(&layer.qkv, Stream::X, Stream::Qkv, Put::Store)?;
         let projections = Projections {
@@ -196,28 +201,34 @@ impl Step<'_> {
             heads: self.config.num_heads,
             shape: self.shape,
         };
-        write_kv(self.team, projections, &self.plan.slots, self.rope, pages)
+        write_kv::<F>(
+            self.team,
+            self.level,
+            projections,
+            &self.plan.slots,
+            self.rope,
+            pages,
+        )
     }
 
-    fn attention<E: KvNumber>(&mut self, layer: &Layer, pages: &[E]) -> Result<(), TaskPanicked> {
+    fn attention<F: Format>(&mut self, layer: &Layer, pages: &[u32]) -> Result<(), TaskPanicked> {
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,
             shape: self.shape,
         };
-        attend(
+        attend::<F>(
             self.team,
             self.level,
+            &self.plan.agenda,
             projections,
             &Context {
-                spans: &self.plan.spans,
                 tables: self.tables,
                 beyond: &self.beyond,
                 rope: self.rope,
                 layer: pages,
             },
-            Tiling::new(self.plan.ids.len(), 1),
-            &mut self.buffers.scratch,
+            &mut self.buffers.workspace,
             &mut self.buffers.mixed,
         )?;
         self.product(&layer.output, Stream::Mixed, Stream::X, Put::Add)

@@ -32,12 +32,6 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(y, s.pow2(t))
 }
 
-/// `eˣ` of one number, with the same rounding.
-#[inline(always)]
-pub(crate) fn exp1<S: Simd>(s: S, x: f32) -> f32 {
-    s.lanes(exp(s, s.splat(x)))[0]
-}
-
 /// `x · sigmoid(x)`.
 #[inline(always)]
 fn silu<S: Simd>(s: S, x: S::V) -> S::V {

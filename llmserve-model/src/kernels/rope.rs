@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al., 2021), by halves as `transformers` does it.
 
 use super::buffer::Buffer;
+use super::simd::{LANES, Simd};
 use crate::config::{RopeConfig, RopeScaling};
 
 /// Cosines and sines of positions, each computed when it first occurs.
@@ -86,30 +87,59 @@ impl RopeTable {
         self.known.len()
     }
 
-    /// Rotates `x` as standing at `position`, which was [`prepare`](Self::prepare)d; `put` receives
-    /// every dimension's result.
+    /// Rotates `x` as standing at `position`, which was [`prepare`](Self::prepare)d. For every
+    /// sixteen pairs of dimensions, or what is left of them, `put` receives the index of the first
+    /// pair and what becomes of the pairs' first and second dimensions. Lanes beyond the last pair
+    /// are zero.
     ///
     /// # Panics
     /// For a position beyond the table.
     #[inline(always)]
-    pub(crate) fn rotate(&self, position: usize, x: &[f32], mut put: impl FnMut(usize, f32)) {
+    pub(crate) fn rotate<S: Simd>(
+        &self,
+        s: S,
+        position: usize,
+        x: &[f32],
+        mut put: impl FnMut(usize, S::V, S::V),
+    ) {
         debug_assert_ne!(self.known[position], 0, "position {position} not prepared");
         let half = self.frequencies.len();
         let cos = &self.cos[position * half..(position + 1) * half];
         let sin = &self.sin[position * half..(position + 1) * half];
         let (low, high) = x.split_at(half);
-        for (pair, ((low, high), (cos, sin))) in
-            low.iter().zip(high).zip(cos.iter().zip(sin)).enumerate()
-        {
-            put(pair, low * cos - high * sin);
-            put(half + pair, high * cos + low * sin);
+        for at in (0..half).step_by(LANES) {
+            let part = |x: &[f32]| s.load_some(&x[at..half.min(at + LANES)]);
+            let (low, high, cos, sin) = (part(low), part(high), part(cos), part(sin));
+            // Not fused, as in the reference.
+            let first = s.sub(s.mul(low, cos), s.mul(high, sin));
+            let second = s.add(s.mul(high, cos), s.mul(low, sin));
+            put(at, first, second);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Kernel, levels};
     use super::*;
+
+    struct Rotate<'a>(&'a RopeTable, usize, &'a [f32], &'a mut [f32]);
+    impl Kernel for Rotate<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Rotate(table, position, x, out) = self;
+            let half = x.len() / 2;
+            table.rotate(s, position, x, |at, first, second| {
+                for (i, (a, b)) in s.lanes(first).into_iter().zip(s.lanes(second)).enumerate() {
+                    if at + i < half {
+                        (out[at + i], out[half + at + i]) = (a, b);
+                    } else {
+                        assert_eq!((a, b), (0.0, 0.0));
+                    }
+                }
+            });
+        }
+    }
 
     #[test]
     fn turns_each_pair_by_its_angle() {
@@ -125,16 +155,19 @@ mod tests {
         table.prepare(0);
         table.prepare(37);
         let x: Vec<f32> = (0..8).map(|i| i as f32 - 3.5).collect();
-        let mut out = [0.0; 8];
-        table.rotate(37, &x, |i, y| out[i] = y);
-        for pair in 0..4 {
-            let angle = 37.0 * 10f64.powi(-(pair as i32));
-            let (a, b) = (f64::from(x[pair]), f64::from(x[pair + 4]));
-            assert!((f64::from(out[pair]) - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
-            assert!((f64::from(out[pair + 4]) - (b * angle.cos() + a * angle.sin())).abs() < 1e-5);
+        for level in levels() {
+            let mut out = [0.0; 8];
+            level.run(Rotate(&table, 37, &x, &mut out));
+            for pair in 0..4 {
+                let angle = 37.0 * 10f64.powi(-(pair as i32));
+                let (a, b) = (f64::from(x[pair]), f64::from(x[pair + 4]));
+                let (first, second) = (f64::from(out[pair]), f64::from(out[pair + 4]));
+                assert!((first - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
+                assert!((second - (b * angle.cos() + a * angle.sin())).abs() < 1e-5);
+            }
+            level.run(Rotate(&table, 0, &x, &mut out));
+            assert_eq!(out[..], x[..]);
         }
-        table.rotate(0, &x, |i, y| out[i] = y);
-        assert_eq!(out[..], x[..]);
     }
 
     #[test]

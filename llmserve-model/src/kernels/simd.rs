@@ -74,6 +74,27 @@ pub(crate) trait Simd: Copy + Send + Sync + Debug + 'static {
         lanes
     }
 
+    /// All the numbers of `from`, sixteen at most, and zeros in the other lanes.
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> Self::V {
+        if let Some(all) = from.first_chunk::<LANES>() {
+            return self.load(all);
+        }
+        let mut lanes = [0.0; LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// As many lanes as `to` has room for.
+    #[inline(always)]
+    fn store_some(self, v: Self::V, to: &mut [f32]) {
+        if let Some(all) = to.first_chunk_mut::<LANES>() {
+            return self.store(v, all);
+        }
+        let len = to.len();
+        to.copy_from_slice(&self.lanes(v)[..len]);
+    }
+
     /// The sum, halves first: the same tree at every level.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

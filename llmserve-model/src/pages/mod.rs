@@ -1,10 +1,18 @@
 //! The physical KV pages of the CPU backend.
 //!
 //! ```text
-//!  one layer:  [ page 0 | page 1 | … ]            a page holds `block_size` positions (slots)
-//!  one page:   keys    [kv head][dimension][slot]     scores of 16 slots are one vector
-//!              values  [kv head][slot][dimension]     16 dimensions of the output are one vector
+//!  one layer:  [ page 0 | page 1 | … ]         a page holds `block_size` positions (slots)
+//!
+//!  one page, of words:
+//!   f32   keys    [kv head][dimension][slot]        scores of 16 slots are one vector
+//!         values  [kv head][slot][dimension]        16 dimensions of the output are one vector
+//!   bf16  keys    [kv head][dimension, below half][slot]      a word: the dimension and the one
+//!                                                             half the head's dimensions further
+//!         values  [kv head][slot / 2][dimension]              a word: the even slot, the odd slot
 //! ```
+//!
+//! Two bf16 numbers share a word, the first in its low half, as dot products of bf16 want them. If
+//! blocks have an odd number of slots, the last value words of a page are half empty.
 //!
 //! A block id names the same page in every layer; to others a page is the bytes of all layers, one
 //! after the other. Memory is zeroed lazily: a page nobody has written costs none.
@@ -12,7 +20,8 @@
 use llmserve_core::{BlockId, GroupId, ModelError, PageStore};
 
 use crate::decoder::DType;
-use crate::kernels::buffer::{Buffer, Number, bytes_of, bytes_of_mut};
+use crate::kernels::buffer::{Buffer, bytes_of, bytes_of_mut};
+use crate::kernels::simd::LANES;
 
 #[cfg(test)]
 mod tests;
@@ -24,31 +33,56 @@ pub(crate) struct PageShape {
     pub(crate) head_dim: usize,
     pub(crate) block_size: usize,
     pub(crate) blocks: usize,
+    /// Numbers in a word: 1 or 2.
+    pub(crate) packed: usize,
 }
 
 impl PageShape {
-    /// Numbers in a page of one layer.
+    /// Words in a page of one layer.
     #[inline(always)]
     pub(crate) fn page(&self) -> usize {
-        2 * self.half()
+        self.kv_heads * (self.head_keys() + self.head_values())
     }
 
-    /// Numbers of a page's keys, and of its values.
+    /// Words of a key.
     #[inline(always)]
-    fn half(&self) -> usize {
-        self.kv_heads * self.head_dim * self.block_size
+    pub(crate) fn key_words(&self) -> usize {
+        self.head_dim / self.packed
     }
 
-    /// Where the keys of a head begin; dimension `d` of slot `s` is `d * block_size + s` further.
+    /// Words of the keys of one head in a page.
+    #[inline(always)]
+    fn head_keys(&self) -> usize {
+        self.key_words() * self.block_size
+    }
+
+    /// Words of the values of one head in a page.
+    #[inline(always)]
+    fn head_values(&self) -> usize {
+        self.block_size.div_ceil(self.packed) * self.head_dim
+    }
+
+    /// Where the keys of a head begin; word `w` of slot `s` is `w * block_size + s` further.
     #[inline(always)]
     pub(crate) fn keys(&self, block: usize, head: usize) -> usize {
-        block * self.page() + head * self.head_dim * self.block_size
+        block * self.page() + head * self.head_keys()
     }
 
-    /// Where the values of a head begin; dimension `d` of slot `s` is `s * head_dim + d` further.
+    /// Where the values of a head begin; dimension `d` of slot `s` is in the word
+    /// `s / packed * head_dim + d` further.
     #[inline(always)]
     pub(crate) fn values(&self, block: usize, head: usize) -> usize {
-        self.keys(block, head) + self.half()
+        block * self.page() + self.kv_heads * self.head_keys() + head * self.head_values()
+    }
+
+    /// Words of a layer: its pages, and room for a vector that begins in the last one and sticks
+    /// out of it.
+    fn layer(&self) -> Option<usize> {
+        let slots = self.block_size.checked_next_multiple_of(self.packed)?;
+        [self.head_dim, slots, self.blocks]
+            .into_iter()
+            .try_fold(2 * self.kv_heads, usize::checked_mul)?
+            .checked_add(LANES)
     }
 }
 
@@ -56,14 +90,17 @@ impl PageShape {
 #[derive(Debug)]
 pub(crate) struct Pages {
     shape: PageShape,
-    pub(crate) layers: Layers,
+    /// Words, one buffer a layer.
+    pub(crate) layers: Vec<Buffer<u32>>,
 }
 
-/// One buffer a layer, by how numbers are stored.
-#[derive(Debug)]
-pub(crate) enum Layers {
-    F32(Vec<Buffer<f32>>),
-    Bf16(Vec<Buffer<u16>>),
+/// How many numbers a word holds, keys and values being stored as `dtype`: [`DType::F32`] or
+/// [`DType::BF16`].
+pub(crate) fn packed(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => 1,
+        _ => 2,
+    }
 }
 
 /// The part of a block's identity that says how its numbers lie.
@@ -73,7 +110,11 @@ pub(crate) fn layout_name(dtype: DType) -> String {
     } else {
         "le"
     };
-    format!("cpu/{dtype}-{order}/k:head,dim,slot/v:head,slot,dim")
+    let lie = match dtype {
+        DType::F32 => "k:head,dim,slot/v:head,slot,dim",
+        _ => "k:head,dim%half,slot,dim/half/v:head,slot/2,dim,slot%2",
+    };
+    format!("cpu/{dtype}-{order}/{lie}")
 }
 
 impl Pages {
@@ -81,18 +122,23 @@ impl Pages {
     pub(crate) fn none() -> Self {
         Self {
             shape: PageShape::default(),
-            layers: Layers::F32(Vec::new()),
+            layers: Vec::new(),
         }
     }
 
-    pub(crate) fn new(shape: PageShape, layers: usize, dtype: DType) -> Result<Self, ModelError> {
-        Ok(Self {
-            shape,
-            layers: match dtype {
-                DType::F32 => Layers::F32(allocate(shape, layers)?),
-                _ => Layers::Bf16(allocate(shape, layers)?),
-            },
-        })
+    pub(crate) fn new(shape: PageShape, layers: usize) -> Result<Self, ModelError> {
+        let len = shape.layer();
+        let layer = || len.and_then(Buffer::try_zeroed);
+        let layers = (0..layers)
+            .map(|_| layer())
+            .collect::<Option<_>>()
+            .ok_or_else(|| {
+                ModelError::Prepare(format!(
+                    "no memory for {} KV blocks of {} tokens in {layers} layers: ask for fewer",
+                    shape.blocks, shape.block_size
+                ))
+            })?;
+        Ok(Self { shape, layers })
     }
 
     pub(crate) fn shape(&self) -> PageShape {
@@ -116,49 +162,33 @@ impl Pages {
     }
 }
 
-fn allocate<T: Number>(shape: PageShape, layers: usize) -> Result<Vec<Buffer<T>>, ModelError> {
-    let len = [
-        shape.kv_heads,
-        shape.head_dim,
-        shape.block_size,
-        shape.blocks,
-    ]
-    .into_iter()
-    .try_fold(2usize, usize::checked_mul);
-    let layer = || len.and_then(Buffer::try_zeroed);
-    (0..layers)
-        .map(|_| layer())
-        .collect::<Option<_>>()
-        .ok_or_else(|| {
-            ModelError::Prepare(format!(
-                "no memory for {} KV blocks of {} tokens in {layers} layers: ask for fewer",
-                shape.blocks, shape.block_size
-            ))
-        })
-}
-
-fn copy_page<T: Number>(shape: PageShape, layer: &mut [T], from: usize, to: usize, slots: usize) {
+fn copy_page(shape: PageShape, layer: &mut [u32], from: usize, to: usize, slots: usize) {
+    let dim = shape.head_dim;
+    let (whole, shared) = (slots / shape.packed * dim, slots % shape.packed);
     for head in 0..shape.kv_heads {
         let (source, target) = (shape.keys(from, head), shape.keys(to, head));
-        for dim in 0..shape.head_dim {
-            let row = dim * shape.block_size;
+        for word in 0..shape.key_words() {
+            let row = word * shape.block_size;
             layer.copy_within(source + row..source + row + slots, target + row);
         }
-        let source = shape.values(from, head);
-        layer.copy_within(
-            source..source + slots * shape.head_dim,
-            shape.values(to, head),
-        );
+        let (source, target) = (shape.values(from, head), shape.values(to, head));
+        layer.copy_within(source..source + whole, target);
+        if shared > 0 {
+            // The last slot copied shares its words with one that is not.
+            for at in whole..whole + dim {
+                let even = layer[source + at] & 0xffff;
+                layer[target + at] = (layer[target + at] & 0xffff_0000) | even;
+            }
+        }
     }
 }
 
 impl PageStore for Pages {
     fn page_bytes(&self, group: GroupId) -> usize {
-        match &self.layers {
-            _ if group != GroupId::MAIN => 0,
-            Layers::F32(layers) => layers.len() * self.shape.page() * size_of::<f32>(),
-            Layers::Bf16(layers) => layers.len() * self.shape.page() * size_of::<u16>(),
+        if group != GroupId::MAIN {
+            return 0;
         }
+        self.layers.len() * self.shape.page() * size_of::<u32>()
     }
 
     fn copy(
@@ -178,13 +208,8 @@ impl PageStore for Pages {
             )));
         }
         let (from, to) = (from.index(), to.index());
-        match &mut self.layers {
-            Layers::F32(layers) => layers
-                .iter_mut()
-                .for_each(|layer| copy_page(shape, layer, from, to, slots)),
-            Layers::Bf16(layers) => layers
-                .iter_mut()
-                .for_each(|layer| copy_page(shape, layer, from, to, slots)),
+        for layer in &mut self.layers {
+            copy_page(shape, layer, from, to, slots);
         }
         Ok(())
     }
@@ -194,13 +219,8 @@ impl PageStore for Pages {
         let page = self.shape.page();
         let range = block.index() * page..(block.index() + 1) * page;
         out.reserve(self.page_bytes(group));
-        match &self.layers {
-            Layers::F32(layers) => layers
-                .iter()
-                .for_each(|layer| out.extend_from_slice(bytes_of(&layer[range.clone()]))),
-            Layers::Bf16(layers) => layers
-                .iter()
-                .for_each(|layer| out.extend_from_slice(bytes_of(&layer[range.clone()]))),
+        for layer in &self.layers {
+            out.extend_from_slice(bytes_of(&layer[range.clone()]));
         }
         Ok(())
     }
@@ -216,19 +236,10 @@ impl PageStore for Pages {
         }
         let page = self.shape.page();
         let range = block.index() * page..(block.index() + 1) * page;
-        match &mut self.layers {
-            Layers::F32(layers) => {
-                let parts = bytes.chunks_exact(page * size_of::<f32>());
-                for (layer, part) in layers.iter_mut().zip(parts) {
-                    bytes_of_mut(&mut layer[range.clone()]).copy_from_slice(part);
-                }
-            }
-            Layers::Bf16(layers) => {
-                let parts = bytes.chunks_exact(page * size_of::<u16>());
-                for (layer, part) in layers.iter_mut().zip(parts) {
-                    bytes_of_mut(&mut layer[range.clone()]).copy_from_slice(part);
-                }
-            }
+        // The pages of a model without layers have no bytes.
+        let parts = bytes.chunks_exact((page * size_of::<u32>()).max(1));
+        for (layer, part) in self.layers.iter_mut().zip(parts) {
+            bytes_of_mut(&mut layer[range.clone()]).copy_from_slice(part);
         }
         Ok(())
     }
