@@ -23,6 +23,12 @@ macro_rules! of_height {
     };
 }
 
+/// Queries up to which memory, and not arithmetic, is waited for: their tiles ask for what comes
+/// next.
+const FEW: usize = 6;
+/// Chunks of values that are asked for ahead.
+const AHEAD: usize = 4;
+
 /// Leaves the scores of the split's first `chunks` chunks in `scores`, a row for each query of the
 /// tile. `queries` are interleaved, word by word.
 #[inline(always)]
@@ -79,7 +85,15 @@ fn dots<S: Simd, F: Format, const Q: usize, const N: usize>(
     while at + N <= chunks {
         let mut acc = [[s.splat(0.0); N]; Q];
         let from: [*const u32; N] = std::array::from_fn(|n| split.keys(at + n));
+        // As many lines as a key has words make a chunk of values as well.
+        let next: [_; N] = std::array::from_fn(|n| split.after(at + N + n, chunks));
+        let step = if at + N < chunks { stride } else { LANES };
         for word in 0..words {
+            if Q <= FEW {
+                for start in next {
+                    s.prefetch(start.wrapping_add(word * step));
+                }
+            }
             let mut keys = [s.splat_word(0); N];
             for n in 0..N {
                 // SAFETY: `word < key_words`, so that a whole vector lies there.
@@ -180,6 +194,7 @@ fn columns<S: Simd, F: Format, const Q: usize, const N: usize>(
     out: &mut [f32],
 ) -> usize {
     let (dim, each) = (split.head_dim(), CHUNK / F::PACKED);
+    let chunks = rows.div_ceil(each);
     assert!(rows <= SCORES);
     while at + N <= vectors {
         let mut acc = [[s.splat(0.0); N]; Q];
@@ -187,7 +202,13 @@ fn columns<S: Simd, F: Format, const Q: usize, const N: usize>(
         while row < rows {
             let from = split.values(row / each);
             let count = each.min(rows - row);
+            let next = split.after(chunks + row / each + AHEAD, chunks);
             for step in 0..count {
+                if Q <= FEW {
+                    for n in 0..N {
+                        s.prefetch(next.wrapping_add(step * dim + (at + n) * LANES));
+                    }
+                }
                 let mut values = [s.splat_word(0); N];
                 for n in 0..N {
                     // SAFETY: `step < CHUNK / packed`, and `at + n` is one of the vectors of a row.

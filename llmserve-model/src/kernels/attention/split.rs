@@ -189,6 +189,17 @@ impl<'a> Split<'a> {
         unsafe { self.words.as_ptr().add(self.values[chunk]) }
     }
 
+    /// What is read after the keys of the first `chunk` of `chunks` chunks: the keys of another
+    /// one, then values. Not to be read from.
+    #[inline(always)]
+    pub(super) fn after(&self, chunk: usize, chunks: usize) -> *const u32 {
+        let start = match self.keys.get(chunk) {
+            Some(keys) if chunk < chunks => *keys,
+            _ => self.values[chunk.saturating_sub(chunks).min(CHUNKS - 1)],
+        };
+        self.words.as_ptr().wrapping_add(start)
+    }
+
     /// Value row `row` of the split, with room behind it to fill its last vector.
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> &'a [u32] {
