@@ -108,10 +108,10 @@ fn dots<S: Simd, F: Format, const Q: usize, const N: usize>(
                 }
             }
         }
-        for query in 0..Q {
-            let (to, _) = scores[query].as_chunks_mut::<CHUNK>();
-            for n in 0..N {
-                s.store(acc[query][n], &mut to[at + n]);
+        for (scores, acc) in scores.iter_mut().zip(acc) {
+            let (to, _) = scores.as_chunks_mut::<CHUNK>();
+            for (to, acc) in to[at..].iter_mut().zip(acc) {
+                s.store(acc, to);
             }
         }
         at += N;
@@ -141,8 +141,10 @@ pub(super) fn weighted<S: Simd, F: Format>(
     let (out, _) = out.as_chunks_mut::<LANES>();
     for (query, (&seen, weights)) in seen.iter().zip(weights).enumerate() {
         let out = &mut out[query * vectors..(query + 1) * vectors];
-        for row in common..seen.div_ceil(F::PACKED) {
-            let weight = s.splat_word(weights[row].to_bits());
+        let rows = weights.iter().enumerate();
+        let end = seen.div_ceil(F::PACKED);
+        for (row, weight) in rows.take(end).skip(common) {
+            let weight = s.splat_word(weight.to_bits());
             let (words, _) = split.row(row).as_chunks::<LANES>();
             let whole = (row + 1) * F::PACKED <= seen;
             for (out, words) in out.iter_mut().zip(words) {
@@ -210,14 +212,10 @@ fn columns<S: Simd, F: Format, const Q: usize, const N: usize>(
                     }
                 }
                 let mut values = [s.splat_word(0); N];
-                for n in 0..N {
-                    // SAFETY: `step < CHUNK / packed`, and `at + n` is one of the vectors of a row.
-                    let from = unsafe {
-                        &*from
-                            .add(step * dim + (at + n) * LANES)
-                            .cast::<[u32; LANES]>()
-                    };
-                    values[n] = s.words(from);
+                for (n, values) in values.iter_mut().enumerate() {
+                    let at = step * dim + (at + n) * LANES;
+                    // SAFETY: `step < CHUNK / packed`, and the vector is one of a row's.
+                    *values = s.words(unsafe { &*from.add(at).cast::<[u32; LANES]>() });
                 }
                 for query in 0..Q {
                     // SAFETY: `row + step < rows <= SCORES`.
@@ -230,11 +228,10 @@ fn columns<S: Simd, F: Format, const Q: usize, const N: usize>(
             }
             row += count;
         }
-        for query in 0..Q {
-            let start = (query * vectors + at) * LANES;
-            let (to, _) = out[start..start + N * LANES].as_chunks_mut::<LANES>();
-            for n in 0..N {
-                s.store(acc[query][n], &mut to[n]);
+        let (to, _) = out.as_chunks_mut::<LANES>();
+        for (query, acc) in acc.into_iter().enumerate() {
+            for (to, acc) in to[query * vectors + at..].iter_mut().zip(acc) {
+                s.store(acc, to);
             }
         }
         at += N;
