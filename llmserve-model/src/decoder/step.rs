@@ -9,7 +9,7 @@ use super::{CpuModel, DType, Layer, Prepared};
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
 use crate::kernels::attention::{
-    Bf16, Context, F32, Format, Geometry, Projections, Workspace, attend, write_kv,
+    Bf16, Context, F32, Geometry, KvFormat, Projections, Workspace, attend, write_kv,
 };
 use crate::kernels::buffer::Buffer;
 use crate::kernels::embed::embed;
@@ -172,7 +172,7 @@ impl Step<'_> {
         embed(self.team, embedding, dtype, ids, hidden, x)
     }
 
-    fn layers<F: Format>(
+    fn layers<F: KvFormat>(
         &mut self,
         layers: &[Layer],
         pages: &mut [Buffer<u32>],
@@ -190,7 +190,7 @@ impl Step<'_> {
     }
 
     /// Projects all tokens and writes their keys and values.
-    fn keys_and_values<F: Format>(
+    fn keys_and_values<F: KvFormat>(
         &mut self,
         layer: &Layer,
         pages: &mut [u32],
@@ -211,7 +211,7 @@ impl Step<'_> {
         )
     }
 
-    fn attention<F: Format>(&mut self, layer: &Layer, pages: &[u32]) -> Result<(), TaskPanicked> {
+    fn attention<F: KvFormat>(&mut self, layer: &Layer, pages: &[u32]) -> Result<(), TaskPanicked> {
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,

@@ -34,7 +34,7 @@ use crate::threads::{Disjoint, TaskPanicked, ThreadTeam};
 use task::{Formatted, Task, numbers_len, words_len};
 
 pub(crate) use agenda::{Agenda, Geometry};
-pub(crate) use format::{Bf16, F32, Format};
+pub(crate) use format::{Bf16, F32, KvFormat};
 pub(crate) use write::{Slot, write_kv};
 
 /// The projections of a step's tokens, row by row: query heads, key heads, value heads.
@@ -100,7 +100,7 @@ impl Workspace {
 
 /// Computes the attention of all tokens of the step for which `agenda` was filled into `out`:
 /// row-major, all query heads of a token after each other.
-pub(crate) fn attend<F: Format>(
+pub(crate) fn attend<F: KvFormat>(
     team: &mut ThreadTeam,
     level: Level,
     agenda: &Agenda,

@@ -76,18 +76,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn widen(self, from: &[u16; LANES]) -> Self::V {
-        proven!({
-            let low = _mm_loadu_si128(from.as_ptr().cast());
-            let high = _mm_loadu_si128(from.as_ptr().add(8).cast());
-            Halves(
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(low))),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high))),
-            )
-        })
-    }
-
-    #[inline(always)]
     fn low(self, words: Self::W) -> Self::V {
         words.each(|w| proven!(_mm256_slli_epi32::<16>(w))).float()
     }
@@ -104,15 +92,6 @@ impl Simd for Avx2 {
             _mm256_fmadd_ps(a.0, b.0, c.0),
             _mm256_fmadd_ps(a.1, b.1, c.1)
         ))
-    }
-
-    #[inline(always)]
-    fn fma1(self, a: f32, b: f32, c: f32) -> f32 {
-        proven!(_mm_cvtss_f32(_mm_fmadd_ss(
-            _mm_set_ss(a),
-            _mm_set_ss(b),
-            _mm_set_ss(c)
-        )))
     }
 
     #[inline(always)]

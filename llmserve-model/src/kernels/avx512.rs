@@ -60,14 +60,6 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    fn widen(self, from: &[u16; LANES]) -> Self::V {
-        proven!({
-            let narrow = _mm256_loadu_si256(from.as_ptr().cast());
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
-        })
-    }
-
-    #[inline(always)]
     fn low(self, words: Self::W) -> Self::V {
         proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
     }
@@ -81,15 +73,6 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         proven!(_mm512_fmadd_ps(a, b, c))
-    }
-
-    #[inline(always)]
-    fn fma1(self, a: f32, b: f32, c: f32) -> f32 {
-        proven!(_mm_cvtss_f32(_mm_fmadd_ss(
-            _mm_set_ss(a),
-            _mm_set_ss(b),
-            _mm_set_ss(c)
-        )))
     }
 
     #[inline(always)]

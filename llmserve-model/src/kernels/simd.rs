@@ -23,16 +23,12 @@ pub(crate) trait Simd: Copy + Send + Sync + Debug + 'static {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;
     fn store(self, v: Self::V, to: &mut [f32; LANES]);
-    /// Widens bf16 numbers.
-    fn widen(self, from: &[u16; LANES]) -> Self::V;
     /// Widens the bf16 numbers in the low halves.
     fn low(self, words: Self::W) -> Self::V;
     /// Widens the bf16 numbers in the high halves.
     fn high(self, words: Self::W) -> Self::V;
     /// `a * b + c`, rounded once where the level has fused multiply-add.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// One lane of [`fma`](Self::fma), with the same rounding.
-    fn fma1(self, a: f32, b: f32, c: f32) -> f32;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -172,11 +168,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn widen(self, from: &[u16; LANES]) -> Self::V {
-        from.map(|x| f32::from_bits(u32::from(x) << 16))
-    }
-
-    #[inline(always)]
     fn low(self, words: Self::W) -> Self::V {
         words.map(|x| f32::from_bits(x << 16))
     }
@@ -193,11 +184,6 @@ impl Simd for Portable {
             out[i] = fused(a[i], b[i], c[i]);
         }
         out
-    }
-
-    #[inline(always)]
-    fn fma1(self, a: f32, b: f32, c: f32) -> f32 {
-        fused(a, b, c)
     }
 
     #[inline(always)]

@@ -12,13 +12,6 @@ pub(crate) struct Tiling {
     tiles: usize,
 }
 
-/// Where a row's numbers lie in an interleaved matrix: number `k` at `start + k * step`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Strided {
-    pub(crate) start: usize,
-    pub(crate) step: usize,
-}
-
 impl Tiling {
     pub(crate) fn new(rows: usize, most: usize) -> Self {
         Self {
@@ -43,23 +36,6 @@ impl Tiling {
         let start = tile * each + tile.min(extra);
         start..start + each + usize::from(tile < extra)
     }
-
-    /// Where row `row` of a matrix of `width` columns lies.
-    #[inline]
-    pub(crate) fn place(self, row: usize, width: usize) -> Strided {
-        let (each, extra) = (self.rows / self.tiles, self.rows % self.tiles);
-        let tall = extra * (each + 1);
-        let tile = if row < tall {
-            row / (each + 1)
-        } else {
-            extra + (row - tall) / each
-        };
-        let rows = self.tile(tile);
-        Strided {
-            start: rows.start * width + (row - rows.start),
-            step: rows.len(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -67,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_cover_every_row_once_and_places_agree() {
+    fn tiles_cover_every_row_once() {
         for rows in 1..80 {
             for most in [1, 2, 6, 12] {
                 let tiling = Tiling::new(rows, most);
@@ -76,11 +52,6 @@ mod tests {
                     let range = tiling.tile(tile);
                     assert_eq!(range.start, next);
                     assert!((1..=most).contains(&range.len()));
-                    for row in range.clone() {
-                        let place = tiling.place(row, 10);
-                        assert_eq!(place.step, range.len());
-                        assert_eq!(place.start, range.start * 10 + row - range.start);
-                    }
                     next = range.end;
                 }
                 assert_eq!(next, rows);

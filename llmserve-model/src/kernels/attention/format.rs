@@ -18,7 +18,7 @@ pub(super) const SCORES: usize = SPLIT + LANES;
 /// A key word holds [`PACKED`](Self::PACKED) dimensions of one slot, a value word as many
 /// neighbouring slots of one dimension. Which two dimensions make a key word is nobody's business
 /// but this trait's: a score sums over all of them.
-pub(crate) trait Format: Copy + Send + Sync + 'static {
+pub(crate) trait KvFormat: Copy + Send + Sync + 'static {
     /// Numbers in a word.
     const PACKED: usize;
     /// Scores are scaled by this, for the exponential's sake.
@@ -67,7 +67,7 @@ pub(crate) struct F32;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bf16;
 
-impl Format for F32 {
+impl KvFormat for F32 {
     const PACKED: usize = 1;
     const UNIT: f32 = 1.0;
 
@@ -131,7 +131,7 @@ impl Format for F32 {
 /// 1.0 twice.
 const ONES: u32 = 0x3f80_3f80;
 
-impl Format for Bf16 {
+impl KvFormat for Bf16 {
     const PACKED: usize = 2;
     const UNIT: f32 = std::f32::consts::LOG2_E;
 

@@ -7,7 +7,7 @@
 //! The online softmax of Milakov and Gimelshein (2018). Merging is no exact operation, so it is
 //! always done in the same order: split by split from the first on, whoever computed them.
 
-use super::format::{CHUNK, Format, SCORES};
+use super::format::{CHUNK, KvFormat, SCORES};
 use crate::kernels::simd::{LANES, Simd};
 
 /// Where the sums of values begin.
@@ -40,7 +40,7 @@ impl<'a> Part<'a> {
 
     /// Turns scores into weights, for each query those that it sees.
     #[inline(always)]
-    pub(super) fn softmax<S: Simd, F: Format>(
+    pub(super) fn softmax<S: Simd, F: KvFormat>(
         &mut self,
         s: S,
         scores: &mut [[f32; SCORES]],
@@ -59,7 +59,7 @@ impl<'a> Part<'a> {
 
     /// Merges the part of the next split into this one, for queries that see something of it.
     #[inline(always)]
-    pub(super) fn merge<S: Simd, F: Format>(&mut self, s: S, next: &Part<'_>, seen: &[usize]) {
+    pub(super) fn merge<S: Simd, F: KvFormat>(&mut self, s: S, next: &Part<'_>, seen: &[usize]) {
         let (old, new) = (s.load(self.peaks), s.load(next.peaks));
         let peak = s.max(new, old);
         let old = F::exp(s, s.sub(old, peak));

@@ -1,6 +1,6 @@
 //! The two matrix products of attention, in register tiles of queries by vectors.
 
-use super::format::{CHUNK, Format, SCORES};
+use super::format::{CHUNK, KvFormat, SCORES};
 use super::split::Split;
 use crate::kernels::simd::{LANES, Simd};
 
@@ -32,7 +32,7 @@ const AHEAD: usize = 4;
 /// Leaves the scores of the split's first `chunks` chunks in `scores`, a row for each query of the
 /// tile. `queries` are interleaved, word by word.
 #[inline(always)]
-pub(super) fn scores<S: Simd, F: Format>(
+pub(super) fn scores<S: Simd, F: KvFormat>(
     s: S,
     split: &Split<'_>,
     queries: &[u32],
@@ -47,7 +47,7 @@ pub(super) fn scores<S: Simd, F: Format>(
 }
 
 #[inline(always)]
-fn tile_scores<S: Simd, F: Format, const Q: usize>(
+fn tile_scores<S: Simd, F: KvFormat, const Q: usize>(
     s: S,
     split: &Split<'_>,
     queries: &[u32],
@@ -72,7 +72,7 @@ fn tile_scores<S: Simd, F: Format, const Q: usize>(
 
 /// `N` chunks at a time from chunk `at` on while there are as many; returns where it stopped.
 #[inline(always)]
-fn dots<S: Simd, F: Format, const Q: usize, const N: usize>(
+fn dots<S: Simd, F: KvFormat, const Q: usize, const N: usize>(
     s: S,
     split: &Split<'_>,
     queries: &[u32],
@@ -122,7 +122,7 @@ fn dots<S: Simd, F: Format, const Q: usize, const N: usize>(
 /// Leaves `Σ p·v` over the first `seen[query]` positions of the split in row `query` of `out`, each
 /// row filled up to whole vectors.
 #[inline(always)]
-pub(super) fn weighted<S: Simd, F: Format>(
+pub(super) fn weighted<S: Simd, F: KvFormat>(
     s: S,
     split: &Split<'_>,
     seen: &[usize],
@@ -159,7 +159,7 @@ pub(super) fn weighted<S: Simd, F: Format>(
 }
 
 #[inline(always)]
-fn tile_weighted<S: Simd, F: Format, const Q: usize>(
+fn tile_weighted<S: Simd, F: KvFormat, const Q: usize>(
     s: S,
     split: &Split<'_>,
     rows: usize,
@@ -186,7 +186,7 @@ fn tile_weighted<S: Simd, F: Format, const Q: usize>(
 /// The first `rows` value rows, `N` vectors of dimensions at a time from vector `at` on while there
 /// are as many; returns where it stopped.
 #[inline(always)]
-fn columns<S: Simd, F: Format, const Q: usize, const N: usize>(
+fn columns<S: Simd, F: KvFormat, const Q: usize, const N: usize>(
     s: S,
     split: &Split<'_>,
     rows: usize,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmserve_core::BlockId;
 
-use super::format::{CHUNK, CHUNKS, Format, SPLIT};
+use super::format::{CHUNK, CHUNKS, KvFormat, SPLIT};
 use crate::kernels::simd::LANES;
 use crate::pages::PageShape;
 
@@ -67,7 +67,7 @@ impl<'a> Head<'a> {
     /// The first `len` positions of the split at `begin`, a multiple of [`SPLIT`]. Where blocks are
     /// whole chunks it is read where it lies, else `memory` receives a copy that looks the same.
     #[inline(always)]
-    pub(super) fn split<'s, F: Format>(
+    pub(super) fn split<'s, F: KvFormat>(
         &'s self,
         begin: usize,
         len: usize,
@@ -95,7 +95,7 @@ impl<'a> Head<'a> {
     }
 
     #[inline(never)]
-    fn gathered<'s, F: Format>(
+    fn gathered<'s, F: KvFormat>(
         &self,
         begin: usize,
         len: usize,

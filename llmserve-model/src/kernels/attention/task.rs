@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::agenda::{Agenda, Cut, Geometry, Span, Work};
-use super::format::{Format, SCORES, SPLIT};
+use super::format::{KvFormat, SCORES, SPLIT};
 use super::part::{Part, part_len};
 use super::product::{scores, weighted};
 use super::split::{Head, Split, gathered_len};
@@ -49,7 +49,7 @@ pub(super) struct Formatted<'a, F> {
     pub(super) format: std::marker::PhantomData<F>,
 }
 
-impl<F: Format> Kernel for Formatted<'_, F> {
+impl<F: KvFormat> Kernel for Formatted<'_, F> {
     const BF16: bool = F::PACKED == 2;
 
     #[inline(always)]
@@ -60,7 +60,7 @@ impl<F: Format> Kernel for Formatted<'_, F> {
 
 impl Task<'_> {
     #[inline(always)]
-    fn run<S: Simd, F: Format>(self, s: S) {
+    fn run<S: Simd, F: KvFormat>(self, s: S) {
         let Task {
             projections,
             context,
@@ -197,7 +197,7 @@ impl Queries {
 
     /// Rotates and scales the queries of a tile, and interleaves their words.
     #[inline(always)]
-    fn rotate<S: Simd, F: Format>(
+    fn rotate<S: Simd, F: KvFormat>(
         &self,
         s: S,
         projections: Projections<'_>,
@@ -239,7 +239,7 @@ impl Queries {
     /// The part of one split for a tile.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    fn one_split<S: Simd, F: Format>(
+    fn one_split<S: Simd, F: KvFormat>(
         &self,
         s: S,
         tile: &Range<usize>,
@@ -258,7 +258,7 @@ impl Queries {
     }
 
     #[inline(always)]
-    fn merge<S: Simd, F: Format>(
+    fn merge<S: Simd, F: KvFormat>(
         &self,
         s: S,
         total: &mut Part<'_>,

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Projections;
-use super::format::Format;
+use super::format::KvFormat;
 use crate::kernels::rope::RopeTable;
 use crate::kernels::simd::Simd;
 use crate::kernels::{Kernel, Level};
@@ -18,7 +18,7 @@ pub(crate) struct Slot {
 }
 
 /// Writes the rotated keys, and the values, of all tokens into `layer`.
-pub(crate) fn write_kv<F: Format>(
+pub(crate) fn write_kv<F: KvFormat>(
     team: &mut ThreadTeam,
     level: Level,
     projections: Projections<'_>,
@@ -64,7 +64,7 @@ struct Write<'a, F> {
     format: PhantomData<F>,
 }
 
-impl<F: Format> Kernel for Write<'_, F> {
+impl<F: KvFormat> Kernel for Write<'_, F> {
     const BF16: bool = F::PACKED == 2;
 
     #[inline(always)]
@@ -96,7 +96,7 @@ impl<F: Format> Kernel for Write<'_, F> {
     }
 }
 
-impl<F: Format> Write<'_, F> {
+impl<F: KvFormat> Write<'_, F> {
     #[inline(always)]
     fn key<S: Simd>(&self, s: S, token: usize, slot: &Slot) {
         let shape = self.projections.shape;

@@ -3,7 +3,7 @@
 use half::bf16;
 use proptest::prelude::*;
 
-use super::super::{Bf16, F32, Format};
+use super::super::{Bf16, F32, KvFormat};
 use super::driver::{Case, How, plainly};
 
 impl Case {
@@ -63,7 +63,7 @@ impl Case {
         all
     }
 
-    fn check<F: Format>(&self, how: How, exact: &[Vec<f64>], tolerance: f64) {
+    fn check<F: KvFormat>(&self, how: How, exact: &[Vec<f64>], tolerance: f64) {
         let got = self.run::<F>(how, &self.whole());
         for (got, exact) in got.iter().flatten().zip(exact.iter().flatten()) {
             let error = (f64::from(*got) - exact).abs();

@@ -86,7 +86,7 @@ impl Case {
 
     /// Row-major outputs of all tokens of each sequence, computed in `steps`: of each sequence, how
     /// many tokens.
-    pub(super) fn run<F: Format>(&self, how: How, steps: &[Vec<usize>]) -> Vec<Vec<f32>> {
+    pub(super) fn run<F: KvFormat>(&self, how: How, steps: &[Vec<usize>]) -> Vec<Vec<f32>> {
         let How {
             level,
             threads,

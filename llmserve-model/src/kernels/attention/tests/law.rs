@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{Bf16, F32, Format};
+use super::super::{Bf16, F32, KvFormat};
 use super::driver::{Case, How, plainly, same};
 
 /// Steps in which one sequence takes the chunks given.
@@ -10,7 +10,7 @@ fn alone(chunks: &[usize]) -> Vec<Vec<usize>> {
     chunks.iter().map(|chunk| vec![*chunk]).collect()
 }
 
-fn long_contexts<F: Format>() {
+fn long_contexts<F: KvFormat>() {
     let case = Case::new(4, 2, 16, &[530], 3);
     for how in plainly() {
         let whole = case.run::<F>(how, &alone(&[530]));
@@ -33,7 +33,7 @@ fn long_contexts_whatever_the_blocks_and_chunks() {
     long_contexts::<Bf16>();
 }
 
-fn cut_contexts<F: Format>() {
+fn cut_contexts<F: KvFormat>() {
     // Long enough beside the others that it becomes several tasks.
     let case = Case::new(4, 2, 8, &[2080, 40, 300], 5);
     let mut steps = vec![vec![2048, 30, 256], vec![19, 0, 0]];
@@ -59,7 +59,7 @@ fn a_context_that_several_tasks_share() {
     cut_contexts::<Bf16>();
 }
 
-fn tokens_to_come<F: Format>() {
+fn tokens_to_come<F: KvFormat>() {
     let plain = Case::new(3, 1, 16, &[300], 9);
     let width = plain.width();
     // In the middle of a tile, of a pair, of a chunk, and around a split's end.
