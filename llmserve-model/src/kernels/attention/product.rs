@@ -100,11 +100,11 @@ fn dots<S: Simd, F: KvFormat, const Q: usize, const N: usize>(
                 let from = unsafe { &*from[n].add(word * stride).cast::<[u32; LANES]>() };
                 keys[n] = s.words(from);
             }
-            for query in 0..Q {
+            for (query, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: `word < words` and `query < Q`, and there are `words * Q`.
                 let x = s.splat_word(unsafe { *queries.get_unchecked(word * Q + query) });
                 for n in 0..N {
-                    acc[query][n] = F::dot(s, x, keys[n], acc[query][n]);
+                    acc[n] = F::dot(s, x, keys[n], acc[n]);
                 }
             }
         }
