@@ -19,6 +19,10 @@ const INT8_GROUP: usize = 128;
 /// Channels that share the weights' scale, and that of the activations, for weights of 4 bits.
 const INT4_GROUP: usize = 32;
 
+/// Words of a row that lie together: rows of a tile follow each other at this distance, so that a
+/// product finds them at fixed ones. As many as a group of bytes has.
+pub(crate) const PIECE: usize = INT8_GROUP / 4;
+
 impl Format {
     /// Channels whose activations share a scale; 0 if there are none.
     #[inline(always)]
@@ -48,6 +52,12 @@ impl Format {
             Format::Int8 => depth.div_ceil(4),
             Format::Int4 => 2 * depth.div_ceil(8),
         }
+    }
+
+    /// Words that a row of activations takes, whole pieces.
+    #[inline(always)]
+    pub(crate) const fn row_words(self, depth: usize) -> usize {
+        self.words(depth).next_multiple_of(PIECE)
     }
 
     /// Rows of words that a panel has, scales not counted.

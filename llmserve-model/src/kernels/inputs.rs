@@ -1,7 +1,7 @@
-//! A step's rows as a matrix product reads them: words of the weights' format, interleaved.
+//! A step's rows as a matrix product reads them: words of the weights' format, tile by tile.
 //!
 //! ```text
-//!  rows of f32 ─ norm ─ · factor of each channel ─► words, [word][row of the tile]
+//!  rows of f32 ─ norm ─ · factor of each channel ─► words, [piece of 32 words][row of the tile][word]
 //!
 //!  f32    1 number a word
 //!  bf16   2 numbers a word
@@ -13,7 +13,7 @@
 //! each sum begins at its offset: minus the weights' zero times the sum of the row's numbers.
 
 use super::buffer::Buffer;
-use super::format::Format;
+use super::format::{Format, PIECE};
 use super::packed::Packed;
 use super::simd::{LANES, MAGIC, Simd};
 use super::tiling::Tiling;
@@ -62,7 +62,7 @@ impl<'a> Rows<'a> {
     pub(super) fn tile(&self, tile: usize) -> Tile<'a> {
         let rows = self.tiling.tile(tile);
         let (words, groups) = (
-            self.format.words(self.depth),
+            self.format.row_words(self.depth),
             self.format.groups(self.depth),
         );
         Tile {
@@ -88,7 +88,7 @@ impl Inputs {
     /// Room for `rows` rows of any of the `depths`.
     pub(crate) fn try_new(rows: usize, depths: &[usize], format: Format) -> Option<Self> {
         let most = |f: &dyn Fn(usize) -> usize| depths.iter().map(|&d| f(d)).max().unwrap_or(0);
-        let words = rows.checked_mul(most(&|d| format.words(d)))?;
+        let words = rows.checked_mul(most(&|d| format.row_words(d)))?;
         let groups = rows.checked_mul(most(&|d| format.groups(d)))?;
         Some(Self {
             words: Buffer::try_zeroed(words)?,
@@ -107,7 +107,7 @@ impl Inputs {
         source: Source<'_>,
     ) -> Result<Rows<'_>, TaskPanicked> {
         let (format, depth) = (weights.format, weights.depth);
-        let (words, groups) = (format.words(depth), format.groups(depth));
+        let (words, groups) = (format.row_words(depth), format.groups(depth));
         let shared = (
             Disjoint::new(&mut self.words),
             Disjoint::new(&mut self.scales),
@@ -199,13 +199,13 @@ impl Kernel for Convert<'_> {
 }
 
 impl Convert<'_> {
-    /// Writes the words of sixteen channels, as far as the matrix has them.
+    /// Writes the words of sixteen channels. `N` divides a piece, so they lie in one.
     #[inline(always)]
     fn put<const N: usize>(&mut self, row: usize, chunk: usize, numbers: &[u32; N]) {
-        let from = (chunk * N * self.rows + row).min(self.words.len());
-        let words = self.words[from..].iter_mut().step_by(self.rows);
-        for (to, &number) in words.zip(numbers) {
-            *to = number;
+        let word = chunk * N;
+        let at = (word / PIECE * self.rows + row) * PIECE + word % PIECE;
+        if let Some(to) = self.words.get_mut(at..at + N) {
+            to.copy_from_slice(numbers);
         }
     }
 

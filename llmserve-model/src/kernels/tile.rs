@@ -7,7 +7,7 @@
 //!      …                                              then one chain of scaled groups in f32
 //! ```
 
-use super::format::Format;
+use super::format::{Format, PIECE};
 use super::inputs::Tile;
 use super::packed::{INT4_BLOCK, INT4_SCALES, PANEL};
 use super::simd::{LANES, Simd};
@@ -169,6 +169,19 @@ fn ask<S: Simd, const PANELS: usize>(
     }
 }
 
+/// The piece of each row that begins at word `begin`.
+///
+/// # Panics
+/// If the rows are shorter.
+#[inline(always)]
+fn piece<'a, const ROWS: usize>(input: Tile<'a>, begin: usize) -> &'a [[u32; PIECE]; ROWS] {
+    let from = &input.words[begin * ROWS..];
+    let Some(piece) = from.as_chunks().0.first_chunk() else {
+        unreachable!("rows are made of whole pieces");
+    };
+    piece
+}
+
 /// Sixteen words of a panel.
 ///
 /// # Safety
@@ -259,30 +272,33 @@ fn float<
     ahead: Ahead,
     out: &mut [Block],
 ) {
-    assert!(half + VECTORS <= PANEL / LANES && input.words.len() >= words * ROWS);
+    assert!(half + VECTORS <= PANEL / LANES);
     assert!(panels.iter().all(|panel| panel.len() >= words * PANEL));
     let mut sums = [[[s.splat(0.0); VECTORS]; PANELS]; ROWS];
-    for word in 0..words {
-        ask(s, ahead, &panels, word * PANEL, word);
-        let mut w = [[s.splat_word(0); VECTORS]; PANELS];
-        for p in 0..PANELS {
-            for v in 0..VECTORS {
-                let at = word * PANEL + (half + v) * LANES;
-                // SAFETY: `word < words` and `half + v < 2`: see the assertions.
-                w[p][v] = unsafe { weights(s, panels[p], at) };
-            }
-        }
-        for r in 0..ROWS {
-            // SAFETY: `word < words`, and `input` has `words * ROWS`.
-            let x = s.splat_word(unsafe { *input.words.get_unchecked(word * ROWS + r) });
+    for begin in (0..words).step_by(PIECE) {
+        let piece = piece::<ROWS>(input, begin);
+        for at in 0..PIECE.min(words - begin) {
+            let word = begin + at;
+            ask(s, ahead, &panels, word * PANEL, word);
+            let mut w = [[s.splat_word(0); VECTORS]; PANELS];
             for p in 0..PANELS {
                 for v in 0..VECTORS {
-                    let sum = sums[r][p][v];
-                    sums[r][p][v] = if BF16 {
-                        s.dot_bf16(w[p][v], x, sum)
-                    } else {
-                        s.fma(s.float(x), s.float(w[p][v]), sum)
-                    };
+                    let from = word * PANEL + (half + v) * LANES;
+                    // SAFETY: `word < words` and `half + v < 2`: see the assertions.
+                    w[p][v] = unsafe { weights(s, panels[p], from) };
+                }
+            }
+            for r in 0..ROWS {
+                let x = s.splat_word(piece[r][at]);
+                for p in 0..PANELS {
+                    for v in 0..VECTORS {
+                        let sum = sums[r][p][v];
+                        sums[r][p][v] = if BF16 {
+                            s.dot_bf16(w[p][v], x, sum)
+                        } else {
+                            s.fma(s.float(x), s.float(w[p][v]), sum)
+                        };
+                    }
                 }
             }
         }
@@ -309,8 +325,8 @@ impl Product for Int8 {
     ) {
         let words = Self::FORMAT.words(depth);
         let groups = Self::FORMAT.groups(depth);
-        let each = Self::FORMAT.group() / 4;
-        assert!(half + VECTORS <= PANEL / LANES && input.words.len() >= words * ROWS);
+        const { assert!(Self::FORMAT.group() / 4 == PIECE) };
+        assert!(half + VECTORS <= PANEL / LANES);
         assert!(input.scales.len() >= groups * ROWS && input.offsets.len() >= groups * ROWS);
         assert!(panels.iter().all(|panel| panel.len() >= words * PANEL));
         let mut sums = [[[s.splat(0.0); VECTORS]; PANELS]; ROWS];
@@ -320,20 +336,21 @@ impl Product for Int8 {
                 let offset = s.splat_word(input.offsets[group * ROWS + r]);
                 *acc = [[offset; VECTORS]; PANELS];
             }
-            for word in group * each..((group + 1) * each).min(words) {
+            let begin = group * PIECE;
+            let piece = piece::<ROWS>(input, begin);
+            for at in 0..PIECE.min(words - begin) {
+                let word = begin + at;
                 ask(s, ahead, &panels, word * PANEL, word);
                 let mut w = [[s.splat_word(0); VECTORS]; PANELS];
                 for p in 0..PANELS {
                     for v in 0..VECTORS {
-                        let at = word * PANEL + (half + v) * LANES;
+                        let from = word * PANEL + (half + v) * LANES;
                         // SAFETY: `word < words` and `half + v < 2`: see the assertions.
-                        w[p][v] = unsafe { weights(s, panels[p], at) };
+                        w[p][v] = unsafe { weights(s, panels[p], from) };
                     }
                 }
                 for r in 0..ROWS {
-                    // SAFETY: `word < words`, and `input` has `words * ROWS`.
-                    let x = unsafe { *input.words.get_unchecked(word * ROWS + r) };
-                    let x = s.splat_word(x);
+                    let x = s.splat_word(piece[r][at]);
                     for p in 0..PANELS {
                         for v in 0..VECTORS {
                             acc[r][p][v] = s.dot_i8(w[p][v], x, acc[r][p][v]);
@@ -375,7 +392,7 @@ impl Product for Int4 {
         // Two words of activations for one of weights.
         let words = Self::FORMAT.words(depth) / 2;
         let each = Self::FORMAT.group() / 8;
-        assert!(half + VECTORS <= PANEL / LANES && input.words.len() >= 2 * words * ROWS);
+        assert!(half + VECTORS <= PANEL / LANES);
         assert!(input.scales.len() >= groups * ROWS && input.offsets.len() >= groups * ROWS);
         assert!(
             panels
@@ -390,26 +407,22 @@ impl Product for Int4 {
                 let offset = s.splat_word(input.offsets[group * ROWS + r]);
                 *acc = [[offset; VECTORS]; PANELS];
             }
+            let begin = 2 * group * each;
+            let piece = piece::<ROWS>(input, begin / PIECE * PIECE);
             for word in 0..each.min(words - group * each) {
                 let start = block + INT4_SCALES + word * PANEL;
                 ask(s, ahead, &panels, start, group * each + word);
-                let at = 2 * (group * each + word) * ROWS;
+                let at = begin % PIECE + 2 * word;
                 for p in 0..PANELS {
                     for v in 0..VECTORS {
                         // SAFETY: within block `group` of the panel: see the assertions.
                         let w = unsafe { weights(s, panels[p], start + (half + v) * LANES) };
                         let (low, high) = (s.low_nibbles(w), s.high_nibbles(w));
                         for r in 0..ROWS {
-                            // SAFETY: the word is below `words`, and `input` has twice as many for
-                            // each row.
-                            let (x, y) = unsafe {
-                                (
-                                    *input.words.get_unchecked(at + r),
-                                    *input.words.get_unchecked(at + ROWS + r),
-                                )
-                            };
-                            let sum = s.dot_i8(low, s.splat_word(x), acc[r][p][v]);
-                            acc[r][p][v] = s.dot_i8(high, s.splat_word(y), sum);
+                            let x = s.splat_word(piece[r][at]);
+                            let y = s.splat_word(piece[r][at + 1]);
+                            let sum = s.dot_i8(low, x, acc[r][p][v]);
+                            acc[r][p][v] = s.dot_i8(high, y, sum);
                         }
                     }
                 }

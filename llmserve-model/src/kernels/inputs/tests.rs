@@ -36,7 +36,10 @@ fn numbers(rows: &Rows<'_>) -> Vec<Vec<f64>> {
         let tile = rows.tile(tile);
         for row in 0..tile.rows {
             let number = |k: usize| -> f64 {
-                let word = |per: usize| tile.words[k / per * tile.rows + row];
+                let word = |per: usize| {
+                    let word = k / per;
+                    tile.words[(word / PIECE * tile.rows + row) * PIECE + word % PIECE]
+                };
                 match rows.format {
                     Format::F32 => f64::from(f32::from_bits(word(1))),
                     Format::Bf16 => f64::from(f32::from_bits(word(2) >> (16 * (k % 2)) << 16)),
