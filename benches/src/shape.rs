@@ -11,13 +11,20 @@ use crate::Workload;
 /// A Llama's sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    name: &'static str,
-    hidden: usize,
-    intermediate: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    vocab: usize,
+    /// Its name.
+    pub name: &'static str,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width inside the feed-forward layer.
+    pub intermediate: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Heads of keys and of values.
+    pub kv_heads: usize,
+    /// Size of the vocabulary.
+    pub vocab: usize,
     rope_theta: f64,
 }
 

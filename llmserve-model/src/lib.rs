@@ -66,7 +66,7 @@ pub use error::LoadError;
 pub use folder::{LoadedModel, ModelFolder};
 #[cfg(feature = "hub")]
 pub use hub::{FetchProgress, Hub, HubBuilder, HubError};
-pub use kernels::{Ceiling, Kernels};
+pub use kernels::{Ceiling, Kernels, measure};
 pub use template::ChatTemplate;
 pub use threads::{TaskPanicked, ThreadTeam, physical_cores};
 pub use tokenizer::{HfTokenizer, SpecialTokens};

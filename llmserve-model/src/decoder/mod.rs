@@ -180,7 +180,7 @@ impl Model for CpuModel {
             heads: config.num_heads,
             kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
-            tile: self.level.tile_rows(),
+            tile: self.level.tile_rows(self.dtype.kv().format()),
             threads: self.team.threads(),
         };
         self.prepared = Some(Prepared {

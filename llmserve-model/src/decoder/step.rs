@@ -143,7 +143,7 @@ impl CpuModel {
             rope,
             shape,
             buffers,
-            tiling: Tiling::new(plan.ids.len(), self.level.tile_rows()),
+            tiling: Tiling::new(plan.ids.len(), self.level.tile_rows(self.dtype.format())),
         };
         let embedding = self.weights.bytes(&self.embedding);
         let result = step
@@ -288,7 +288,7 @@ impl Step<'_> {
     /// The logits of the tokens that want them.
     fn head(&mut self, head: &Packed, logits: &mut [f32]) -> Result<(), TaskPanicked> {
         let wanted = &self.plan.wanted;
-        let tiling = Tiling::new(wanted.len(), self.level.tile_rows());
+        let tiling = Tiling::new(wanted.len(), self.level.tile_rows(head.format));
         let Buffers { x, inputs, .. } = &mut *self.buffers;
         let source = Source {
             data: x,

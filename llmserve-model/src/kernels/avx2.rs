@@ -157,7 +157,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_i32(self, words: Self::W) -> Self::V {
+    fn to_f32(self, words: Self::W) -> Self::V {
         proven!(Halves(
             _mm256_cvtepi32_ps(words.0),
             _mm256_cvtepi32_ps(words.1)

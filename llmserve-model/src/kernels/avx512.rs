@@ -129,7 +129,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    fn from_i32(self, words: Self::W) -> Self::V {
+    fn to_f32(self, words: Self::W) -> Self::V {
         proven!(_mm512_cvtepi32_ps(words))
     }
 
@@ -151,7 +151,8 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
         if BF16 {
             // SAFETY: the token proves BF16; both are 512 bits of which every pattern is a value.
             return unsafe {
-                let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                let b = std::mem::transmute::<__m512i, __m512bh>(b);
                 _mm512_dpbf16_ps(acc, a, b)
             };
         }

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::buffer::Buffer;
+use super::format::Format;
 use super::simd::{LANES, Simd};
-use super::{Kernel, Kernels};
+use super::{Kernel, Kernels, Level};
 use crate::error::LoadError;
 use crate::threads::ThreadTeam;
 
@@ -26,20 +27,19 @@ pub struct Ceiling {
     pub read_gb_s: f64,
     /// Multiplications and additions of `f32`, in 10⁹ a second.
     pub f32_gflop_s: f64,
-    /// Multiplications and additions of bf16 numbers, in 10⁹ a second.
+    /// Multiplications and additions of bf16 numbers, in 10⁹ a second: no fewer than of `f32`, which
+    /// they can be widened to.
     pub bf16_gflop_s: f64,
-    /// Multiplications and additions of bytes, in 10⁹ a second.
+    /// Multiplications and additions of bytes, in 10⁹ a second: no fewer than of `f32`.
     pub int8_gflop_s: f64,
 }
 
 /// Bytes that each thread reads: more than its share of any cache.
-const BYTES: usize = 384 << 20;
+const READ_BYTES: usize = 384 << 20;
 /// Rounds of which the best counts.
 const ROUNDS: usize = 4;
 /// Steps of the arithmetic loop.
 const STEPS: usize = 3_000_000;
-/// Independent sums: more than latency times units.
-const CHAINS: usize = 24;
 
 impl Ceiling {
     /// Measures for about three seconds, with 384 MiB a thread.
@@ -53,10 +53,10 @@ impl Ceiling {
             reason: error.to_string(),
         })?;
         let threads = team.threads();
-        let words = BYTES / size_of::<f32>();
+        let words = READ_BYTES / size_of::<f32>();
         let mut data =
             Buffer::<f32>::try_zeroed(words * threads).ok_or_else(|| LoadError::Threads {
-                reason: format!("no memory to measure with: {BYTES} bytes a thread"),
+                reason: format!("no memory to measure with: {READ_BYTES} bytes a thread"),
             })?;
         // Touched, or all pages would be the one page of zeros.
         for (i, x) in data.iter_mut().enumerate() {
@@ -75,14 +75,15 @@ impl Ceiling {
             level.run(Read { data });
         });
         let rate = |depth: usize, seconds: f64| {
-            (threads * STEPS * CHAINS * LANES * 2 * depth) as f64 / seconds / 1e9
+            (threads * STEPS * level.chains() * LANES * 2 * depth) as f64 / seconds / 1e9
         };
+        let f32 = rate(1, best(&|_| level.run(Multiply::<F32>)));
         Ok(Self {
             threads,
-            read_gb_s: (BYTES * threads) as f64 / read / 1e9,
-            f32_gflop_s: rate(1, best(&|_| level.run(Multiply))),
-            bf16_gflop_s: rate(2, best(&|_| level.run(MultiplyBf16))),
-            int8_gflop_s: rate(4, best(&|_| level.run(MultiplyBytes))),
+            read_gb_s: (READ_BYTES * threads) as f64 / read / 1e9,
+            f32_gflop_s: f32,
+            bf16_gflop_s: rate(2, best(&|_| level.run(Multiply::<BF16>))).max(f32),
+            int8_gflop_s: rate(4, best(&|_| level.run(Multiply::<BYTES>))).max(f32),
         })
     }
 }
@@ -94,76 +95,83 @@ struct Read<'a> {
 impl Kernel for Read<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut sums = [s.splat(0.0); 8];
-        for chunk in self.data.as_chunks::<LANES>().0.as_chunks::<8>().0 {
-            for (sum, lanes) in sums.iter_mut().zip(chunk) {
-                *sum = s.add(*sum, s.load(lanes));
+        // Four streams, each asked for ahead: the hardware's own prefetcher stops at 4 KiB.
+        let (chunks, _) = self.data.as_chunks::<LANES>();
+        // Not a power of two apart, or all would fall into the same lines and banks.
+        let quarter = (chunks.len() / 4).saturating_sub(33);
+        let mut sums = [[s.splat(0.0); 2]; 4];
+        for at in (0..quarter.saturating_sub(1)).step_by(2) {
+            for (stream, sums) in sums.iter_mut().enumerate() {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let chunk = &chunks[stream * quarter + at + i];
+                    s.prefetch(chunk.as_ptr().wrapping_add(AHEAD));
+                    *sum = s.add(*sum, s.load(chunk));
+                }
             }
         }
-        for sum in sums {
+        for sum in sums.into_iter().flatten() {
             std::hint::black_box(s.sum(sum));
         }
     }
 }
 
-struct Multiply;
+/// Numbers that are asked for ahead of use: 4 KiB.
+const AHEAD: usize = 1024;
 
-impl Kernel for Multiply {
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let a = s.splat(std::hint::black_box(0.999));
-        let b = s.splat(std::hint::black_box(0.001));
-        let mut sums = [s.splat(1.0); CHAINS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = s.fma(a, *sum, b);
-            }
-        }
-        for sum in sums {
-            std::hint::black_box(s.sum(sum));
-        }
-    }
-}
+const F32: u8 = 0;
+const BF16: u8 = 1;
+const BYTES: u8 = 2;
 
-struct MultiplyBf16;
+/// Chains of products of one kind of numbers.
+struct Multiply<const NUMBERS: u8>;
 
-impl Kernel for MultiplyBf16 {
-    const BF16: bool = true;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // Pairs of 1 and of 2⁻¹⁰.
-        let a = s.splat_word(std::hint::black_box(0x3f80_3f80));
-        let b = s.splat_word(std::hint::black_box(0x3a80_3a80));
-        let mut sums = [s.splat(1.0); CHAINS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = s.dot_bf16(a, b, *sum);
-            }
-        }
-        for sum in sums {
-            std::hint::black_box(s.sum(sum));
+impl Level {
+    /// As many sums as a product has, or they would not stay in registers: more than latency times
+    /// units wherever that is possible.
+    fn chains(self) -> usize {
+        match self.tile_rows(Format::F32) {
+            12.. => 24,
+            6.. => 6,
+            _ => 2,
         }
     }
 }
 
-struct MultiplyBytes;
-
-impl Kernel for MultiplyBytes {
-    const BYTES: bool = true;
+impl<const NUMBERS: u8> Kernel for Multiply<NUMBERS> {
+    const BF16: bool = NUMBERS == BF16;
+    const BYTES: bool = NUMBERS == BYTES;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let a = s.splat_word(std::hint::black_box(0x0302_0104));
-        let b = s.splat_word(std::hint::black_box(0x01ff_fe02));
-        let mut sums = [s.splat_word(0); CHAINS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = s.dot_i8(a, b, *sum);
+        match S::ROWS {
+            12.. => chains::<S, NUMBERS, 24>(s),
+            6.. => chains::<S, NUMBERS, 6>(s),
+            _ => chains::<S, NUMBERS, 2>(s),
+        }
+    }
+}
+
+#[inline(always)]
+fn chains<S: Simd, const NUMBERS: u8, const CHAINS: usize>(s: S) {
+    // From memory, others for each step and chain: nothing can be computed once for all of them. As
+    // numbers they are near 2⁻¹⁰ in any format, so that sums stay finite.
+    let numbers = std::hint::black_box([[0x3a80_3a80_u32; LANES]; 8]);
+    let mut sums = [s.splat(1.0); CHAINS];
+    let mut counts = [s.splat_word(0); CHAINS];
+    for step in 0..STEPS {
+        let b = s.words(&numbers[step % 8]);
+        for chain in 0..CHAINS {
+            let a = s.words(&numbers[(step + chain) % 8]);
+            if NUMBERS == BYTES {
+                counts[chain] = s.dot_i8(a, b, counts[chain]);
+            } else if NUMBERS == BF16 {
+                sums[chain] = s.dot_bf16(a, b, sums[chain]);
+            } else {
+                sums[chain] = s.fma(s.float(b), sums[chain], s.float(b));
             }
         }
-        for sum in sums {
-            std::hint::black_box(s.sum(s.from_i32(sum)));
-        }
+    }
+    for (sum, count) in sums.into_iter().zip(counts) {
+        std::hint::black_box((s.sum(sum), s.sum(s.to_f32(count))));
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod embed;
 pub(crate) mod format;
 pub(crate) mod gemm;
 pub(crate) mod inputs;
+pub mod measure;
 pub(crate) mod packed;
 pub(crate) mod rope;
 pub(crate) mod simd;
@@ -40,6 +41,7 @@ pub use ceiling::Ceiling;
 
 use crate::decoder::by_name;
 use crate::error::LoadError;
+use format::Format;
 use simd::{Portable, Simd};
 
 /// The instructions that the CPU kernels use.
@@ -182,18 +184,21 @@ impl Level {
         self.0
     }
 
-    /// Most rows of a tile: what the level's registers hold.
-    pub(crate) fn tile_rows(self) -> usize {
-        match self.0 {
-            Kernels::Portable => Portable::ROWS,
+    /// Most rows of a tile: what the level's registers hold beside what the format needs.
+    pub(crate) fn tile_rows(self, format: Format) -> usize {
+        match (self.0, format) {
+            (Kernels::Portable, _) => Portable::ROWS,
+            // Both halves of a word, or of a byte, take registers of their own.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => avx2::Avx2::ROWS,
+            (Kernels::Avx2, Format::F32) => avx2::Avx2::ROWS,
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512 | Kernels::Avx512Vnni | Kernels::Avx512Bf16 => {
-                avx512::Avx512::<true, true>::ROWS
-            }
+            (Kernels::Avx2, _) => 4,
+            #[cfg(target_arch = "x86_64")]
+            (_, Format::Int4) => 8,
+            #[cfg(target_arch = "x86_64")]
+            (_, _) => avx512::Avx512::<true, true>::ROWS,
             #[cfg(not(target_arch = "x86_64"))]
-            _ => Portable::ROWS,
+            (_, _) => Portable::ROWS,
         }
     }
 

@@ -18,7 +18,7 @@
 
 mod pack;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Number};
 use super::format::Format;
 use crate::decoder::DType;
 use crate::error::LoadError;
@@ -97,6 +97,30 @@ impl Packed {
         &self.words[panel * size..(panel + 1) * size]
     }
 
+    /// The same panels over and over, as many as make a matrix of `columns` columns; nothing if
+    /// there is no memory for them. They are what speed is measured with.
+    pub(crate) fn repeated(&self, columns: usize) -> Option<Self> {
+        let matrices = self.panels / self.columns.div_ceil(PANEL).max(1);
+        let panels = columns.div_ceil(PANEL) * matrices;
+        let words = panels.checked_mul(panel_len(self.format, self.depth))?;
+        Some(Self {
+            format: self.format,
+            depth: self.depth,
+            columns,
+            panels,
+            words: cycled(&self.words, words)?,
+            scales: match &self.scales {
+                Some(scales) => Some(cycled(scales, panels * PANEL)?),
+                None => None,
+            },
+            bias: match &self.bias {
+                Some(bias) => Some(cycled(bias, panels * PANEL)?),
+                None => None,
+            },
+            factors: self.factors.clone(),
+        })
+    }
+
     /// Bytes that a product reads: words, scales, bias, factors.
     pub(crate) fn bytes(&self) -> usize {
         let numbers = |buffer: &Option<Buffer<f32>>| buffer.as_ref().map_or(0, |b| b.len());
@@ -112,4 +136,13 @@ fn panel_len(format: Format, depth: usize) -> usize {
         Format::Int4 => format.groups(depth) * INT4_BLOCK,
         _ => format.words(depth) * PANEL,
     }
+}
+
+/// `len` numbers: those of `from`, over and over.
+fn cycled<T: Number>(from: &[T], len: usize) -> Option<Buffer<T>> {
+    let mut all = Buffer::try_zeroed(len)?;
+    for part in all.chunks_mut(from.len().max(1)) {
+        part.copy_from_slice(&from[..part.len()]);
+    }
+    Some(all)
 }

@@ -44,7 +44,7 @@ pub(crate) trait Simd: Copy + Send + Sync + Debug + 'static {
     /// The bits, taken for `f32` numbers.
     fn float(self, words: Self::W) -> Self::V;
     /// The words as signed integers, converted and rounded to nearest.
-    fn from_i32(self, words: Self::W) -> Self::V;
+    fn to_f32(self, words: Self::W) -> Self::V;
     /// Of each byte, the lower four bits.
     fn low_nibbles(self, words: Self::W) -> Self::W;
     /// Of each byte, the upper four bits.
@@ -237,7 +237,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_i32(self, words: Self::W) -> Self::V {
+    fn to_f32(self, words: Self::W) -> Self::V {
         words.map(|x| x.cast_signed() as f32)
     }
 

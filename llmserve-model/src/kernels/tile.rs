@@ -7,6 +7,9 @@
 //!      …                                              then one chain of scaled groups in f32
 //! ```
 
+// Rows, panels and vectors are numbers of the same tile: of its sums, its weights, its scales.
+#![allow(clippy::needless_range_loop)]
+
 use super::format::{Format, PIECE};
 use super::inputs::Tile;
 use super::packed::{INT4_BLOCK, INT4_SCALES, PANEL};
@@ -362,7 +365,7 @@ impl Product for Int8 {
                 let scale = s.splat(input.scales[group * ROWS + r]);
                 for p in 0..PANELS {
                     for v in 0..VECTORS {
-                        sums[r][p][v] = s.fma(s.from_i32(acc[r][p][v]), scale, sums[r][p][v]);
+                        sums[r][p][v] = s.fma(s.to_f32(acc[r][p][v]), scale, sums[r][p][v]);
                     }
                 }
             }
@@ -444,7 +447,7 @@ impl Product for Int4 {
                 let scale = s.splat(input.scales[group * ROWS + r]);
                 for p in 0..PANELS {
                     for v in 0..VECTORS {
-                        let scaled = s.mul(s.from_i32(acc[r][p][v]), scale);
+                        let scaled = s.mul(s.to_f32(acc[r][p][v]), scale);
                         sums[r][p][v] = s.fma(scaled, scales[p][v], sums[r][p][v]);
                     }
                 }

@@ -20,6 +20,7 @@ pub fn at(kernels: Kernels, test: fn(Kernels)) {
 
 /// Makes tests of functions that take [`Kernels`]: a module for each level, so that a name says
 /// which level fails.
+#[allow(unused_macros)]
 macro_rules! at_every_level {
     ($($test:ident),+ $(,)?) => {
         $crate::support::levels::at_every_level!(@levels [
@@ -51,5 +52,5 @@ macro_rules! at_every_level {
     };
 }
 
-#[allow(unused_imports, unused_macros)]
+#[allow(unused_imports)]
 pub(crate) use at_every_level;

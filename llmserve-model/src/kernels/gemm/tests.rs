@@ -75,7 +75,7 @@ fn put(
     put: Put,
 ) {
     let mut team = ThreadTeam::new(threads).unwrap();
-    let tiling = Tiling::new(rows, level.tile_rows());
+    let tiling = Tiling::new(rows, level.tile_rows(packed.format));
     let mut inputs = Inputs::try_new(rows, &[packed.depth], packed.format).unwrap();
     let source = Source {
         data: x,

@@ -74,7 +74,7 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                     .collect();
                 let weight: Vec<f32> = (0..width).map(|i| 1.0 + i as f32 / 64.0).collect();
                 let packed = weights(dtype, width, &weight);
-                let tiling = Tiling::new(rows, level.tile_rows());
+                let tiling = Tiling::new(rows, level.tile_rows(dtype.format()));
                 let format = dtype.format();
                 let source = Source {
                     data: &input,

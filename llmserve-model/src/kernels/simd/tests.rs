@@ -9,7 +9,7 @@ use super::*;
 #[derive(Debug, Default, PartialEq)]
 struct Made {
     dot_i8: [u32; LANES],
-    from_i32: [u32; LANES],
+    to_f32: [u32; LANES],
     nibbles: [[u32; LANES]; 2],
     halves: [[u32; LANES]; 2],
     pairs: [u32; LANES / 2],
@@ -31,7 +31,7 @@ impl Kernel for Make<'_> {
         let (a, b) = (s.words(self.a), s.words(self.b));
         let bits = |w| s.lanes(s.float(w)).map(f32::to_bits);
         self.made.dot_i8 = bits(s.dot_i8(a, b, s.splat_word(7)));
-        self.made.from_i32 = s.lanes(s.from_i32(a)).map(f32::to_bits);
+        self.made.to_f32 = s.lanes(s.to_f32(a)).map(f32::to_bits);
         self.made.nibbles = [bits(s.low_nibbles(a)), bits(s.high_nibbles(a))];
         self.made.halves = [
             s.lanes(s.low(a)).map(f32::to_bits),
@@ -51,7 +51,7 @@ fn expected(a: &[u32; LANES], b: &[u32; LANES]) -> Made {
     };
     Made {
         dot_i8: std::array::from_fn(|i| (7 + dot(a[i], b[i])).cast_unsigned()),
-        from_i32: a.map(|x| (x.cast_signed() as f32).to_bits()),
+        to_f32: a.map(|x| (x.cast_signed() as f32).to_bits()),
         nibbles: [
             a.map(|x| x & 0x0f0f_0f0f),
             a.map(|x| (x >> 4) & 0x0f0f_0f0f),

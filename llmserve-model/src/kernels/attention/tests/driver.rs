@@ -116,7 +116,7 @@ impl Case {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
-            tile: level.tile_rows(),
+            tile: level.tile_rows(crate::kernels::format::Format::Bf16),
             threads,
         };
         let tokens = steps.iter().map(|step| step.iter().sum()).max().unwrap();
