@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use llmserve::{Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, StepLimits};
+use llmserve::{
+    Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, StepLimits, Survey,
+};
 
 /// One step of the engine.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +133,16 @@ impl Logits for TimedLogits {
         let row = inner.row(index);
         self.step.inside += began.elapsed();
         row
+    }
+
+    fn survey(&mut self, index: usize, survey: &mut Survey) -> Result<(), ModelError> {
+        let Some(inner) = &mut self.inner else {
+            return Err(ModelError::Backend("the logits were dropped".to_owned()));
+        };
+        let began = Instant::now();
+        let surveyed = inner.survey(index, survey);
+        self.step.inside += began.elapsed();
+        surveyed
     }
 }
 

@@ -63,4 +63,4 @@ pub use identity::{BlockIdentity, Extras, IdentityRoot};
 pub use ids::{BlockId, GroupId, SequenceId, TokenId};
 pub use metrics::{Counter, Gauge, Histogram, MemoryRecorder, NoopRecorder, Recorder};
 pub use request::{Prompt, Request};
-pub use sampling::{LogitsContext, LogitsProcessor, Sampling};
+pub use sampling::{LogitsContext, LogitsProcessor, Sampling, Survey};

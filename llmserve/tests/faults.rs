@@ -269,9 +269,17 @@ fn requests_that_cannot_be_served_say_why() {
 
 #[test]
 fn a_model_that_fails_after_submission_fails_that_step_alone() {
-    use llmserve::{Batch, KvGroupSpec, KvLayout, Logits, Model, ModelInfo, PageStore, StepLimits};
+    use llmserve::{
+        Batch, KvGroupSpec, KvLayout, Logits, Model, ModelInfo, PageStore, StepLimits, Survey,
+    };
     #[derive(Clone, Copy, PartialEq)]
     enum Fault {
+        SurveyFails,
+        SurveyPanics,
+        ShortSurvey,
+        LongSurvey,
+        HighSurvey,
+        LowSurvey,
         RowFails,
         RowPanics,
         DropPanics,
@@ -297,6 +305,21 @@ fn a_model_that_fails_after_submission_fails_that_step_alone() {
                 Fault::ShortRow | Fault::LongRow => Ok(&self.2),
                 _ => self.0.row(index),
             }
+        }
+        fn survey(&mut self, index: usize, survey: &mut Survey) -> Result<(), ModelError> {
+            survey.take(self.0.row(index)?);
+            let mut greatest = survey.greatest().to_vec();
+            match self.1 {
+                Fault::SurveyFails => return Err(ModelError::Backend("late".into())),
+                Fault::SurveyPanics => panic!("late"),
+                Fault::ShortSurvey => greatest.clear(),
+                Fault::LongSurvey => greatest.push(0.0),
+                Fault::HighSurvey => greatest[0] += 1.0,
+                Fault::LowSurvey => greatest[0] -= 0.1,
+                _ => {}
+            }
+            survey.fill(&greatest, true);
+            Ok(())
         }
     }
     impl Drop for Wrong {
@@ -333,6 +356,12 @@ fn a_model_that_fails_after_submission_fails_that_step_alone() {
         }
     }
     for fault in [
+        Fault::SurveyFails,
+        Fault::SurveyPanics,
+        Fault::ShortSurvey,
+        Fault::LongSurvey,
+        Fault::HighSurvey,
+        Fault::LowSurvey,
         Fault::RowFails,
         Fault::RowPanics,
         Fault::DropPanics,

@@ -9,6 +9,7 @@
 
 use super::kv::{BlockTables, KvLayout};
 use crate::ids::{BlockId, GroupId, SequenceId, TokenId};
+use crate::sampling::Survey;
 
 /// The KV that one group of layers needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +168,21 @@ pub trait Logits: Send {
     /// # Errors
     /// [`ModelError::Backend`] when the step failed after it was submitted.
     fn row(&mut self, index: usize) -> Result<&[f32], ModelError>;
+
+    /// Waits for row `index` and puts its survey into `survey`, over what was there: what sampling
+    /// has to know of every logit. It is asked for once before the row is, by the same thread.
+    ///
+    /// Provided, by reading the row. A model with faster ways to read all of it, more threads or
+    /// the device that holds it, overrides this with [`Survey::fill`]; so should one that wraps
+    /// another. A survey must be exactly that of the row: of one that is not, some are answered
+    /// with [`ModelError::Backend`], which fails the step, and with debug assertions all are.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    fn survey(&mut self, index: usize, survey: &mut Survey) -> Result<(), ModelError> {
+        survey.take(self.row(index)?);
+        Ok(())
+    }
 }
 
 /// The physical KV pages, as bytes.

@@ -21,7 +21,7 @@ use crate::contract::tokenizer::Tokenizer;
 use crate::error::{Error, panic_message};
 use crate::event::{Event, FinishReason, Finished, Started, Timings};
 use crate::ids::TokenId;
-use crate::sampling::{Sampler, SamplerScratch};
+use crate::sampling::{Sampler, SamplerScratch, Survey};
 use crate::text::{IncrementalDecoder, StopStrings};
 
 /// Listens to block events, on the engine's thread.
@@ -71,6 +71,8 @@ pub(super) struct Buffers {
     pub(super) ops: Vec<PageOp>,
     pub(super) tokens: Vec<TokenId>,
     pub(super) rows: Vec<BatchRow>,
+    /// That of the row of logits in hand.
+    pub(super) survey: Survey,
     pub(super) scratch: SamplerScratch,
     pub(super) forbidden: Vec<TokenId>,
     pub(super) events: Vec<BlockEvent>,

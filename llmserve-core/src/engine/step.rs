@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::core::Core;
+use super::core::{Buffers, Core};
 use super::request::Sequence;
 use crate::contract::clock::Time;
 use crate::contract::kv::PageOp;
@@ -12,7 +12,7 @@ use crate::contract::scheduler::{Fork, PlannedRow, RowOutcome};
 use crate::error::{Error, panic_message};
 use crate::event::{Event, Started, TokenLogprobs};
 use crate::ids::TokenId;
-use crate::sampling::{LogitsContext, logprobs};
+use crate::sampling::{LogitsContext, Survey, contradiction, logprobs_surveyed};
 
 impl Core {
     /// Runs one step. False if the scheduler planned nothing.
@@ -221,7 +221,8 @@ impl Core {
             self.buffers.outcome.rows.push(outcome);
             return Ok(());
         }
-        let last = read(logits, range.end - 1, self.shared.info.vocab_size)?;
+        let survey = &mut self.buffers.survey;
+        let last = read(logits, range.end - 1, self.shared.info.vocab_size, survey)?;
         let first_of_request = !self.start_request(sequence.request);
         // All picks before any event: a request whose row is broken fails as a whole.
         let picked = self.pick(sequence, last)?;
@@ -283,7 +284,8 @@ impl Core {
         true
     }
 
-    /// The next token of a sequence, with its logprobs if asked for.
+    /// The next token of a sequence, with its logprobs if asked for. `row` has just been
+    /// [`read`].
     fn pick(
         &mut self,
         sequence: &mut Sequence,
@@ -299,18 +301,19 @@ impl Core {
             buffers.forbidden.extend_from_slice(&spec.stop_tokens);
         }
         let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice);
-        let token = sequence.sampler.pick(
+        let token = sequence.sampler.pick_surveyed(
             &context,
             &spec.processors,
             row,
+            &buffers.survey,
             &buffers.forbidden,
             &mut buffers.scratch,
         )?;
         let position = sequence.tokens.len() - 1;
-        let scratch = &mut buffers.scratch;
+        let (survey, scratch) = (&buffers.survey, &mut buffers.scratch);
         let told = spec
             .logprobs
-            .map(|k| logprobs(position, row, token, k, scratch));
+            .map(|k| logprobs_surveyed(position, row, survey, token, k, scratch));
         Ok((token, told.transpose()?))
     }
 
@@ -335,10 +338,18 @@ impl Core {
             if predicted < sequence.spec.prompt.len() && live.prompt_logprobs.len() == predicted - 1
             {
                 let token = sequence.spec.prompt[predicted];
-                let row = read(logits, first + step, self.shared.info.vocab_size)?;
-                let scratch = &mut self.buffers.scratch;
-                live.prompt_logprobs
-                    .push(logprobs(predicted - 1, row, token, k, scratch)?);
+                let Buffers {
+                    survey, scratch, ..
+                } = &mut self.buffers;
+                let row = read(logits, first + step, self.shared.info.vocab_size, survey)?;
+                live.prompt_logprobs.push(logprobs_surveyed(
+                    predicted - 1,
+                    row,
+                    survey,
+                    token,
+                    k,
+                    scratch,
+                )?);
             }
         }
         Ok(())
@@ -357,17 +368,36 @@ impl From<Error> for Broken {
     }
 }
 
-/// A row of logits. A model that fails or panics here has failed the step: its other rows may be
-/// as wrong, and so is what it wrote for those that want no logits.
-fn read(logits: &mut dyn Logits, index: usize, vocab_size: usize) -> Result<&[f32], Broken> {
-    let row = guarded("model", || logits.row(index)).and_then(|row| Ok(row?));
+/// A row of logits, and its survey. A model that fails or panics here has failed the step: its
+/// other rows may be as wrong, and so is what it wrote for those that want no logits.
+fn read<'a>(
+    logits: &'a mut dyn Logits,
+    index: usize,
+    vocab_size: usize,
+    survey: &mut Survey,
+) -> Result<&'a [f32], Broken> {
+    let row = guarded("model", || {
+        logits.survey(index, survey)?;
+        logits.row(index)
+    });
+    let row = row.and_then(|row| Ok(row?));
     let row = row.map_err(Broken::Step)?;
     if row.len() != vocab_size {
         let len = row.len();
         let text = format!("a row of {len} logits for a vocabulary of {vocab_size}");
         return Err(Broken::Step(Error::Model(ModelError::Backend(text))));
     }
-    Ok(row)
+    // Reading every logit again is what a survey saves: where speed counts, its length must do.
+    let right = if cfg!(debug_assertions) {
+        survey.is_of(row)
+    } else {
+        survey.greatest().len() == row.len().div_ceil(Survey::BLOCK)
+    };
+    if right {
+        Ok(row)
+    } else {
+        Err(Broken::Step(contradiction()))
+    }
 }
 
 /// Runs a part's code; its panic becomes an error.

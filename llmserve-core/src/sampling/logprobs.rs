@@ -2,8 +2,9 @@
 
 use super::mass::Scales;
 use super::math::ln;
-use super::sampler::{SamplerScratch, non_finite};
+use super::sampler::SamplerScratch;
 use super::select::{best, better_first};
+use super::survey::Survey;
 use crate::error::Error;
 use crate::event::TokenLogprobs;
 use crate::ids::TokenId;
@@ -35,14 +36,29 @@ pub fn logprobs(
     k: usize,
     scratch: &mut SamplerScratch,
 ) -> Result<TokenLogprobs, Error> {
-    let SamplerScratch {
-        survey, candidates, ..
-    } = scratch;
-    survey
-        .take(logits)
-        .map_err(|token| non_finite(position, logits, token))?;
+    let mut survey = std::mem::take(&mut scratch.raw);
+    survey.take(logits);
+    let found = logprobs_surveyed(position, logits, &survey, token, k, scratch);
+    scratch.raw = survey;
+    found
+}
+
+/// [`logprobs`] of a row that has been surveyed: `survey` is that of `logits`.
+///
+/// # Errors
+/// As [`logprobs`], and [`Error::Model`] for a survey that contradicts the row.
+pub fn logprobs_surveyed(
+    position: usize,
+    logits: &[f32],
+    survey: &Survey,
+    token: TokenId,
+    k: usize,
+    scratch: &mut SamplerScratch,
+) -> Result<TokenLogprobs, Error> {
     let peak = survey
-        .peak(logits)
+        .check(logits)
+        .and_then(|()| survey.peak(logits))
+        .map_err(|flaw| flaw.error(position, logits))?
         .ok_or(Error::NothingToSample { position })?;
     let Some(&logit) = logits.get(token as usize) else {
         return Err(Error::invalid_request(
@@ -59,6 +75,7 @@ pub fn logprobs(
     let peak = f64::from(peak.logit);
     let logprob = |logit: f32| (f64::from(logit) - peak - log_sum) as f32;
 
+    let candidates = &mut scratch.candidates;
     best(logits, survey, f32::MIN, k, candidates);
     candidates.sort_unstable_by(better_first);
     Ok(TokenLogprobs {

@@ -47,6 +47,8 @@ mod sampler;
 mod select;
 mod survey;
 
-pub use logprobs::logprobs;
+pub use logprobs::{logprobs, logprobs_surveyed};
 pub use params::{LogitsContext, LogitsProcessor, Sampling};
 pub use sampler::{Sampler, SamplerScratch};
+pub use survey::Survey;
+pub(crate) use survey::contradiction;

@@ -129,7 +129,7 @@ mod tests {
             seed: u64,
         ) {
             let survey = surveyed(&logits);
-            let Some(top) = survey.peak(&logits) else { return Ok(()) };
+            let Ok(Some(top)) = survey.peak(&logits) else { return Ok(()) };
             let noise = Noise::new(seed, 0, 0);
             let bar = Candidate { logit: bar, id: bar_id };
             let picked = pick_from_row(&logits, &survey, top, bar, beta, noise);

@@ -8,7 +8,7 @@ use super::noise::Noise;
 use super::params::{LogitsContext, LogitsProcessor, Sampling};
 use super::penalties::Penalties;
 use super::select::Candidate;
-use super::survey::Survey;
+use super::survey::{Flaw, Survey};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
 
@@ -16,10 +16,12 @@ use crate::ids::TokenId;
 /// meaning.
 #[derive(Clone, Debug, Default)]
 pub struct SamplerScratch {
+    /// The survey of the row given, where nobody else made it.
+    pub(super) raw: Survey,
     /// The row being changed.
     logits: Vec<f32>,
-    /// What is known of the row that is picked from.
-    pub(super) survey: Survey,
+    /// The survey of that.
+    survey: Survey,
     /// What the filters left.
     pub(super) candidates: Vec<Candidate>,
 }
@@ -104,18 +106,39 @@ impl Sampler {
         forbidden: &[TokenId],
         scratch: &mut SamplerScratch,
     ) -> Result<TokenId, Error> {
+        let mut survey = std::mem::take(&mut scratch.raw);
+        survey.take(logits);
+        let picked = self.pick_surveyed(context, processors, logits, &survey, forbidden, scratch);
+        scratch.raw = survey;
+        picked
+    }
+
+    /// [`pick`](Self::pick) from a row that has been surveyed: `survey` is that of `logits`, and
+    /// most of these are not read again.
+    ///
+    /// # Errors
+    /// As [`pick`](Self::pick), and [`Error::Model`] for a survey that contradicts the row. Only
+    /// what is cheap to see is seen: a greatest logit said to be less than it is may hide a token.
+    pub fn pick_surveyed(
+        &mut self,
+        context: &LogitsContext<'_>,
+        processors: &[Arc<dyn LogitsProcessor>],
+        logits: &[f32],
+        survey: &Survey,
+        forbidden: &[TokenId],
+        scratch: &mut SamplerScratch,
+    ) -> Result<TokenId, Error> {
         let position = context.tokens.len().saturating_sub(1);
-        let sound = |row: &[f32], checked: Result<(), TokenId>| {
-            checked.map_err(|token| non_finite(position, row, token))
-        };
+        let flawed = |row: &[f32], flaw: Flaw| flaw.error(position, row);
 
         let SamplerScratch {
             logits: copy,
-            survey,
+            survey: changed,
             candidates,
+            ..
         } = scratch;
-        sound(logits, survey.take(logits))?;
-        let mut row = logits;
+        let (mut row, mut survey) = (logits, survey);
+        survey.check(row).map_err(|flaw| flawed(row, flaw))?;
         let untouched = processors.is_empty()
             && self.bias.is_empty()
             && self.penalties.is_none()
@@ -125,14 +148,18 @@ impl Sampler {
             copy.extend_from_slice(logits);
             if !processors.is_empty() {
                 process(context, processors, copy)?;
-                sound(copy, survey.take(copy))?;
+                changed.take(copy);
+                changed.check(copy).map_err(|flaw| flawed(copy, flaw))?;
+            } else {
+                changed.clone_from(survey);
             }
-            let checked = self.adjust(context, forbidden, copy, survey);
-            sound(copy, checked)?;
-            row = copy;
+            let adjusted = self.adjust(context, forbidden, copy, changed);
+            adjusted.map_err(|flaw| flawed(copy, flaw))?;
+            (row, survey) = (copy, changed);
         }
         let best = survey
             .peak(row)
+            .map_err(|flaw| flawed(row, flaw))?
             .ok_or(Error::NothingToSample { position })?;
 
         let Some(filter) = &self.filter else {
@@ -145,14 +172,14 @@ impl Sampler {
     /// Bias, penalties, forbidden tokens. Brings the survey of `row` up to date.
     ///
     /// # Errors
-    /// The first token whose logit is unusable now.
+    /// [`Flaw::Logit`] for the first token whose logit is unusable now.
     fn adjust(
         &mut self,
         context: &LogitsContext<'_>,
         forbidden: &[TokenId],
         row: &mut [f32],
         survey: &mut Survey,
-    ) -> Result<(), TokenId> {
+    ) -> Result<(), Flaw> {
         for &(token, bias) in &self.bias {
             if let Some(logit) = row.get_mut(token as usize) {
                 // Two large ones must not make +∞.
@@ -178,7 +205,8 @@ impl Sampler {
                 return Ok(());
             }
         }
-        survey.take(row)
+        survey.take(row);
+        survey.check(row)
     }
 }
 
@@ -197,17 +225,6 @@ fn process(
         })?;
     }
     Ok(())
-}
-
-/// The error for `token`'s logit in `row`.
-pub(super) fn non_finite(position: usize, row: &[f32], token: TokenId) -> Error {
-    Error::NonFiniteLogits {
-        position,
-        token,
-        value: row
-            .get(token as usize)
-            .map_or_else(String::new, f32::to_string),
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Rows of logits, in memory that is used again.
+//! Rows of logits and their surveys, in memory that is used again.
 
 use std::fmt;
 use std::sync::Arc;
 
-use llmserve_core::{Logits, ModelError};
+use llmserve_core::{Logits, ModelError, Survey};
 use parking_lot::Mutex;
 
 use crate::kernels::buffer::Buffer;
+use crate::kernels::survey::survey_len;
 
 /// Buffers that wait for their next step. Whoever holds logits longer than a step makes the model
 /// take another one.
@@ -21,25 +22,38 @@ const SPARE: usize = 4;
 impl LogitsPool {
     /// A pool with one buffer for `rows` rows of `vocab` logits.
     pub(super) fn new(vocab: usize, rows: usize) -> Result<Arc<Self>, ModelError> {
-        let buffer = allocate(vocab, rows).map_err(ModelError::Prepare)?;
-        let mut free = Vec::with_capacity(SPARE);
-        free.push(buffer);
-        Ok(Arc::new(Self {
+        let pool = Self {
             vocab,
-            free: Mutex::new(free),
-        }))
+            free: Mutex::new(Vec::with_capacity(SPARE)),
+        };
+        let buffer = pool.allocate(rows).map_err(ModelError::Prepare)?;
+        pool.free.lock().push(buffer);
+        Ok(Arc::new(pool))
+    }
+
+    /// Numbers of a row: logits and survey.
+    fn row_len(&self) -> usize {
+        self.vocab + survey_len(self.vocab)
+    }
+
+    fn allocate(&self, rows: usize) -> Result<Buffer<f32>, String> {
+        let len = self.row_len().checked_mul(rows);
+        len.and_then(Buffer::try_zeroed).ok_or_else(|| {
+            let vocab = self.vocab;
+            format!("no memory for {rows} rows of {vocab} logits: ask for fewer rows")
+        })
     }
 
     /// A buffer for `rows` rows, its content undefined.
     pub(super) fn take(self: &Arc<Self>, rows: usize) -> Result<CpuLogits, ModelError> {
         let spare = {
             let mut free = self.free.lock();
-            let fits = free.iter().position(|b| b.len() / self.vocab >= rows);
+            let fits = free.iter().position(|b| b.len() / self.row_len() >= rows);
             fits.map(|at| free.swap_remove(at))
         };
         let buffer = match spare {
             Some(buffer) => buffer,
-            None => allocate(self.vocab, rows).map_err(ModelError::Backend)?,
+            None => self.allocate(rows).map_err(ModelError::Backend)?,
         };
         Ok(CpuLogits {
             buffer: Some(buffer),
@@ -49,19 +63,13 @@ impl LogitsPool {
     }
 }
 
-fn allocate(vocab: usize, rows: usize) -> Result<Buffer<f32>, String> {
-    let len = vocab.checked_mul(rows);
-    len.and_then(Buffer::try_zeroed)
-        .ok_or_else(|| format!("no memory for {rows} rows of {vocab} logits: ask for fewer rows"))
-}
-
 impl fmt::Debug for LogitsPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LogitsPool({} free)", self.free.lock().len())
     }
 }
 
-/// The logits of one step, complete.
+/// The logits of one step, complete, and then the surveys of all rows.
 pub(super) struct CpuLogits {
     buffer: Option<Buffer<f32>>,
     rows: usize,
@@ -69,13 +77,19 @@ pub(super) struct CpuLogits {
 }
 
 impl CpuLogits {
-    /// All rows, one after the other.
-    pub(super) fn all(&mut self) -> &mut [f32] {
-        let len = self.rows * self.pool.vocab;
-        self.buffer
+    /// The logits of all rows, one after the other, and so their surveys.
+    pub(super) fn all(&mut self) -> (&mut [f32], &mut [f32]) {
+        let (rows, vocab) = (self.rows, self.pool.vocab);
+        let (logits, rest) = self
+            .buffer
             .as_deref_mut()
-            .map_or(&mut [], |b| &mut b[..len])
+            .map_or(Default::default(), |b| b.split_at_mut(rows * vocab));
+        (logits, &mut rest[..rows * survey_len(vocab)])
     }
+}
+
+fn missing(index: usize, rows: usize) -> ModelError {
+    ModelError::Backend(format!("row {index} of logits; the step has {rows}"))
 }
 
 impl Logits for CpuLogits {
@@ -85,10 +99,17 @@ impl Logits for CpuLogits {
 
     fn row(&mut self, index: usize) -> Result<&[f32], ModelError> {
         let (rows, vocab) = (self.rows, self.pool.vocab);
-        let row = self.all().chunks_exact(vocab).nth(index);
-        row.ok_or_else(|| {
-            ModelError::Backend(format!("row {index} of logits; the step has {rows}"))
-        })
+        let row = self.all().0.chunks_exact(vocab).nth(index);
+        row.ok_or_else(|| missing(index, rows))
+    }
+
+    fn survey(&mut self, index: usize, survey: &mut Survey) -> Result<(), ModelError> {
+        let (rows, len) = (self.rows, survey_len(self.pool.vocab));
+        let row = self.all().1.chunks_exact(len).nth(index);
+        let row = row.and_then(|row| row.split_last());
+        let (sum, greatest) = row.ok_or_else(|| missing(index, rows))?;
+        survey.fill(greatest, !sum.is_nan());
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use llmserve_core::{Batch, BatchRow, BlockId, Logits, ModelError, StepLimits};
 
 use super::batch::{Plan, table_names};
+use super::logits::CpuLogits;
 use super::{CpuModel, DType, Layer, Prepared};
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
@@ -17,6 +18,7 @@ use crate::kernels::gemm::{Output, Put, gemm};
 use crate::kernels::inputs::{Inputs, RmsNorm, Source};
 use crate::kernels::packed::Packed;
 use crate::kernels::rope::RopeTable;
+use crate::kernels::survey::survey;
 use crate::kernels::tiling::Tiling;
 use crate::pages::PageShape;
 use crate::threads::{TaskPanicked, ThreadTeam};
@@ -152,7 +154,7 @@ impl CpuModel {
                 DType::F32 => step.layers::<F32>(&self.layers, &mut pages.layers),
                 _ => step.layers::<Bf16>(&self.layers, &mut pages.layers),
             })
-            .and_then(|()| step.head(&self.head, logits.all()));
+            .and_then(|()| step.head(&self.head, &mut logits));
         let beyond = step.beyond.into_inner();
         let named = beyond.then(|| block_beyond(batch.rows, &tables, shape.blocks));
         plan.recycle(tables);
@@ -285,8 +287,9 @@ impl Step<'_> {
         gemm(self.team, self.level, rows, weights, output)
     }
 
-    /// The logits of the tokens that want them.
-    fn head(&mut self, head: &Packed, logits: &mut [f32]) -> Result<(), TaskPanicked> {
+    /// The logits of the tokens that want them, and their surveys.
+    fn head(&mut self, head: &Packed, logits: &mut CpuLogits) -> Result<(), TaskPanicked> {
+        let (logits, surveys) = logits.all();
         let wanted = &self.plan.wanted;
         let tiling = Tiling::new(wanted.len(), self.level.tile_rows(head.format));
         let Buffers { x, inputs, .. } = &mut *self.buffers;
@@ -299,11 +302,12 @@ impl Step<'_> {
         };
         let rows = inputs.fill(self.team, self.level, head, tiling, source)?;
         let output = Output {
-            out: logits,
+            out: &mut *logits,
             stride: head.columns,
             put: Put::Store,
         };
-        gemm(self.team, self.level, rows, head, output)
+        gemm(self.team, self.level, rows, head, output)?;
+        survey(self.team, self.level, logits, head.columns, surveys)
     }
 }
 

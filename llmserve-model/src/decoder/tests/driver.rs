@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llmserve_core::{
     Batch, BatchRow, BlockId, BlockTables, GroupId, KvLayout, LogitsWanted, Model, ModelError,
-    SequenceId, StepLimits, TokenId,
+    SequenceId, StepLimits, Survey, TokenId,
 };
 
 use crate::{CpuModel, CpuOptions, DecoderConfig, Weights};
@@ -88,8 +88,18 @@ impl Driver {
         let wanted = batch.logits_rows();
         let mut logits = self.model.submit(&batch)?;
         assert_eq!(logits.rows(), wanted);
+        let (mut survey, mut expected) = (Survey::default(), Survey::default());
         assert!(logits.row(wanted).is_err());
-        (0..wanted).map(|i| Ok(logits.row(i)?.to_vec())).collect()
+        assert!(logits.survey(wanted, &mut survey).is_err());
+        let mut rows = Vec::new();
+        for i in 0..wanted {
+            logits.survey(i, &mut survey)?;
+            let row = logits.row(i)?;
+            expected.take(row);
+            assert_eq!(survey, expected);
+            rows.push(row.to_vec());
+        }
+        Ok(rows)
     }
 
     /// The logits of every position of `tokens`, computed in chunks of `chunk`.
