@@ -99,15 +99,17 @@ impl Filter {
         noise: Noise,
     ) -> Option<TokenId> {
         let floor = self.floor(peak.logit);
-        let mut bar = Candidate {
-            logit: floor,
+        let from = |logit| Candidate {
+            logit,
             id: TokenId::MAX,
         };
+        let mut bar = from(floor);
         if self.top_p >= 1.0 {
             return Some(pick_from_row(logits, survey, peak, bar, self.beta, noise).id);
         }
         let scales = Scales::new(peak.logit, self.beta)?;
         let mut nucleus = Nucleus::new(logits, survey, scales, floor, self.top_p);
+        bar = from(nucleus.bar());
         loop {
             let winner = pick_from_row(logits, survey, peak, bar, self.beta, noise);
             if winner.id == peak.id || nucleus.holds(winner)? {
@@ -390,6 +392,57 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_few_good_tokens_in_a_long_row_are_enough() {
+        // Where few blocks hold the weight: far ahead, barely, beside others as good, at the end
+        // of the row, and with equals of the last one kept in blocks of every kind.
+        let long = |best: &[(usize, f32)], rest: f32| {
+            let mut row: Vec<f32> = (0..5000u32)
+                .map(|i| rest - (i * 797 % 1000) as f32 * 4e-3)
+                .collect();
+            for &(at, logit) in best {
+                row[at] = logit;
+            }
+            row
+        };
+        let rows = [
+            long(&[(700, 9.0), (701, 8.5), (1500, 8.0), (4999, 7.5)], -6.0),
+            long(&[(700, 9.0), (701, 8.5), (1500, 8.0), (4999, 7.5)], 0.0),
+            long(&[(0, 9.0), (1000, 2.0), (2000, 2.0), (3000, 2.0)], 2.0),
+            long(&[(64, 5.0), (4900, 5.0), (4990, 5.0)], f32::NEG_INFINITY),
+            long(&[(64, 90.0), (4900, 45.0)], -40.0),
+        ];
+        let mut narrow = 0;
+        for row in &rows {
+            for (temperature, top_p) in [
+                (0.7f32, 0.95f32),
+                (1.0, 0.9),
+                (1.5, 0.999),
+                (0.2, 0.5),
+                (1.0, 0.02),
+            ] {
+                for min_p in [0.0f32, 0.01] {
+                    let filter = filter(temperature, min_p, None, top_p);
+                    let survey = surveyed(row);
+                    if let Ok(Some(peak)) = survey.peak(row) {
+                        let scales = Scales::new(peak.logit, filter.beta).unwrap();
+                        let floor = filter.floor(peak.logit);
+                        let bar = Nucleus::new(row, &survey, scales, floor, filter.top_p).bar();
+                        narrow += usize::from(bar > floor);
+                        let kept = kept(&filter, row);
+                        assert!(kept.iter().all(|&id| row[id as usize] >= bar), "{filter:?}");
+                    }
+                    for position in 0..40 {
+                        let noise = Noise::new(6, 0, position);
+                        let (picked, expected) = picks(&filter, row, noise).unwrap();
+                        assert_eq!(picked, expected, "{filter:?} at {position}");
+                    }
+                }
+            }
+        }
+        assert!(narrow > 10, "{narrow}");
     }
 
     #[test]

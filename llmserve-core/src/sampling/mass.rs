@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::math::rough_exp;
+use super::math::{SKETCHY, rough_exp, sketchy_exp};
 use super::select::{BLOCK, Candidate};
 use super::survey::Survey;
 
@@ -12,6 +12,9 @@ const LANES: usize = 8;
 /// Beyond this distance from the best a weight is nothing: a whole vocabulary of them is less
 /// than [`TRUST`] by ten orders.
 const NOTHING: f32 = -40.0;
+
+/// One block of so many is few to look into.
+const FEW: usize = 4;
 
 /// A sum of weights is right to this share of it, with much to spare: [`rough_exp`], the
 /// distance it is of and the sum are each good to some 1e-6.
@@ -43,7 +46,9 @@ impl Scales {
         let mut sum = 0.0;
         for (_, most, block) in survey.blocks(logits) {
             if self.distance(most) >= NOTHING {
-                sum += self.plain(block);
+                let mut weights = [0f32; BLOCK];
+                self.weights(&padded(block), &mut weights);
+                sum += total(&weights);
             }
         }
         sum
@@ -58,21 +63,23 @@ impl Scales {
         }
     }
 
-    /// The weight of a block's tokens.
-    fn plain(self, block: &[f32]) -> f64 {
-        let mut weights = [0f32; BLOCK];
-        self.weights(&padded(block), &mut weights);
-        total(&weights)
+    /// As [`weights`](Self::weights), up to [`SKETCHY`] times too great.
+    #[inline(never)]
+    fn sketch(self, logits: &[f32; BLOCK], weights: &mut [f32; BLOCK]) {
+        for (weight, &logit) in weights.iter_mut().zip(logits) {
+            *weight = sketchy_exp(self.distance(logit));
+        }
     }
 
     /// The weight of a block's tokens from `floor` on, and of those above `bar`.
-    fn block(self, block: &[f32], floor: f32, bar: f32) -> (f64, f64) {
+    #[inline]
+    fn block(self, weigh: Weigh, block: &[f32], floor: f32, bar: f32) -> (f64, f64) {
         if block.is_empty() {
             return (0.0, 0.0);
         }
         let logits = padded(block);
         let mut all = [0f32; BLOCK];
-        self.weights(&logits, &mut all);
+        weigh(self, &logits, &mut all);
         let mut above = all;
         for i in 0..BLOCK {
             all[i] = if logits[i] >= floor { all[i] } else { 0.0 };
@@ -80,7 +87,23 @@ impl Scales {
         }
         (total(&all), total(&above))
     }
+
+    /// What the tokens of each of up to [`BLOCK`] blocks weigh at most, by their greatest logits.
+    fn bounds(self, greatest: &[f32]) -> [f32; BLOCK] {
+        let greatest = padded(greatest);
+        let mut weights = [0f32; BLOCK];
+        self.weights(&greatest, &mut weights);
+        for i in 0..BLOCK {
+            // The weight of nothing is not quite nothing.
+            let real = self.distance(greatest[i]) >= NOTHING;
+            weights[i] = if real { weights[i] * BLOCK as f32 } else { 0.0 };
+        }
+        weights
+    }
 }
+
+/// [`Scales::weights`] or [`Scales::sketch`].
+type Weigh = fn(Scales, &[f32; BLOCK], &mut [f32; BLOCK]);
 
 /// A block, or what there is of it and then nothing.
 #[inline]
@@ -136,33 +159,88 @@ impl<'a> Nucleus<'a> {
         }
     }
 
+    /// A logit that the whole nucleus reaches, as good a one as a look into few blocks tells, the
+    /// others taken for as heavy as their greatest logit allows; `floor` if that tells nothing.
+    pub(super) fn bar(&self) -> f32 {
+        /// Bands of distance from the peak, a quarter each, up to [`NOTHING`].
+        const BANDS: usize = 160;
+        const FINENESS: f32 = 4.0;
+        let mut bands = [0f32; BANDS];
+        let mut counts = [0u16; BANDS];
+        // The best of each block alone: a bound of the whole weight from below.
+        let mut least = 0.0;
+        for greatest in self.survey.greatest().chunks(BLOCK) {
+            let bounds = self.scales.bounds(greatest);
+            for (&most, &bound) in greatest.iter().zip(&bounds) {
+                // The cast saturates.
+                let band = (self.scales.distance(most) * -FINENESS) as usize;
+                let band = band.min(BANDS - 1);
+                bands[band] += bound;
+                counts[band] = counts[band].saturating_add(1);
+                least += if most >= self.floor { bound } else { 0.0 };
+            }
+        }
+        // Leaving out half of what top-p may is enough to be sure, if not all that might be.
+        let mut spare = (1.0 - self.top_p) / 2.0 * f64::from(least) / BLOCK as f64;
+        let mut first_out = BANDS;
+        while first_out > 0 && f64::from(bands[first_out - 1]) <= spare {
+            spare -= f64::from(bands[first_out - 1]);
+            first_out -= 1;
+        }
+        let looked: usize = counts[..first_out].iter().map(|&n| usize::from(n)).sum();
+        if looked * FEW > self.survey.greatest().len() {
+            return self.floor;
+        }
+        let distance = -(first_out as f32) / FINENESS;
+        let bar = (self.scales.peak + distance / self.scales.beta).max(self.floor);
+        let below = bar.next_down();
+        let (mut above, mut rest) = (0.0, self.at_most(bar));
+        for (_, most, block) in self.survey.blocks(self.logits) {
+            if most >= bar {
+                let (all, high) = self.scales.block(Scales::weights, block, self.floor, below);
+                above += high;
+                rest += all - high;
+            }
+        }
+        if above * (1.0 - TRUST) > self.top_p * (above + rest) * (1.0 + TRUST) {
+            bar
+        } else {
+            self.floor
+        }
+    }
+
+    /// What the blocks that have nothing as good as `bar` weigh at most.
+    fn at_most(&self, bar: f32) -> f64 {
+        let mut sum = 0.0;
+        for greatest in self.survey.greatest().chunks(BLOCK) {
+            let bounds = self.scales.bounds(greatest);
+            for (&most, &bound) in greatest.iter().zip(&bounds) {
+                let counts = most < bar && most >= self.floor;
+                sum += if counts { f64::from(bound) } else { 0.0 };
+            }
+        }
+        sum
+    }
+
     /// Whether `token` is in: the tokens better than it have less than `top_p` of the weight.
     /// None if that is too close to call.
     pub(super) fn holds(&mut self, token: Candidate) -> Option<bool> {
-        let place = token.id as usize / BLOCK;
-        // An equal is better if its id is lower.
-        let or_equal = token.logit.next_down();
-        let (mut seen, mut better) = (0.0, 0.0);
-        for (number, (first, most, block)) in self.survey.blocks(self.logits).enumerate() {
-            if most < token.logit {
-                continue;
-            }
-            let (before, after) = match number.cmp(&place) {
-                Ordering::Less => (block, &[][..]),
-                Ordering::Equal => block.split_at((token.id - first) as usize),
-                Ordering::Greater => (&[][..], block),
-            };
-            for (part, bar) in [(before, or_equal), (after, token.logit)] {
-                let (all, above) = self.scales.block(part, self.floor, bar);
-                seen += all;
-                better += above;
-            }
+        // What is not looked at only adds to the whole.
+        let (seen, better) = self.weigh(Scales::sketch, token);
+        if better * (1.0 + TRUST) < self.top_p * seen / SKETCHY * (1.0 - TRUST) {
+            return Some(true);
         }
+        let (seen, better) = self.weigh(Scales::weights, token);
         let least = better * (1.0 - TRUST);
         let most = better * (1.0 + TRUST);
         if most < self.top_p * seen * (1.0 - TRUST) {
-            // What was not looked at only adds to the whole.
             return Some(true);
+        }
+        if self.total.is_none() {
+            let whole = seen + self.at_most(token.logit);
+            if least > self.top_p * whole * (1.0 + TRUST) {
+                return Some(false);
+            }
         }
         let total = match self.total {
             Some(total) => total,
@@ -177,12 +255,40 @@ impl<'a> Nucleus<'a> {
         }
     }
 
+    /// The weight of the blocks that have something as good as `token`, and of the tokens that
+    /// are better.
+    fn weigh(&self, weigh: Weigh, token: Candidate) -> (f64, f64) {
+        let place = token.id as usize / BLOCK;
+        // An equal is better if its id is lower.
+        let or_equal = token.logit.next_down();
+        let (mut seen, mut better) = (0.0, 0.0);
+        for (number, (first, most, block)) in self.survey.blocks(self.logits).enumerate() {
+            if most < token.logit {
+                continue;
+            }
+            let (before, after) = match number.cmp(&place) {
+                Ordering::Less => (block, &[][..]),
+                Ordering::Equal => block.split_at((token.id - first) as usize),
+                Ordering::Greater => (&[][..], block),
+            };
+            for (part, bar) in [(before, or_equal), (after, token.logit)] {
+                let (all, above) = self.scales.block(weigh, part, self.floor, bar);
+                seen += all;
+                better += above;
+            }
+        }
+        (seen, better)
+    }
+
     /// The weight of the blocks that have nothing as good as `bar`.
     fn rest(&self, bar: f32) -> f64 {
         let mut sum = 0.0;
         for (_, most, block) in self.survey.blocks(self.logits) {
             if most < bar && most >= self.floor && self.scales.distance(most) >= NOTHING {
-                sum += self.scales.block(block, self.floor, f32::INFINITY).0;
+                sum += self
+                    .scales
+                    .block(Scales::weights, block, self.floor, f32::INFINITY)
+                    .0;
             }
         }
         sum

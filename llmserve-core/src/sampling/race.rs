@@ -30,6 +30,14 @@ impl Leader {
         }
     }
 
+    /// As [`challenge`](Self::challenge), by a token of that distance and those bits.
+    #[inline]
+    fn challenge_with(&mut self, id: TokenId, scaled: f64, bits: u64) {
+        if contenders(self.score - scaled).is_some_and(|limit| bits <= limit) {
+            self.challenge(id, scaled + gumbel(bits));
+        }
+    }
+
     fn challenge(&mut self, id: TokenId, score: f64) {
         if score > self.score || (score == self.score && id < self.id) {
             *self = Self { id, score };
@@ -61,7 +69,7 @@ pub(super) fn pick_from_row(
         for (id, &logit) in (first..).zip(block) {
             let bits = noise.bits(id);
             if bits <= limit && better_first(&Candidate { logit, id }, &bar).is_lt() {
-                leader.challenge(id, scaled(logit, peak.logit, beta) + gumbel(bits));
+                leader.challenge_with(id, scaled(logit, peak.logit, beta), bits);
             }
         }
     }
@@ -92,7 +100,7 @@ pub(super) fn pick_from(
         for &Candidate { logit, id } in block {
             let bits = noise.bits(id);
             if bits <= limit {
-                leader.challenge(id, scaled(logit, peak.logit, beta) + gumbel(bits));
+                leader.challenge_with(id, scaled(logit, peak.logit, beta), bits);
             }
         }
     }

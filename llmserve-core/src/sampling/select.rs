@@ -15,12 +15,24 @@ pub(super) struct Candidate {
     pub(super) id: TokenId,
 }
 
-/// Greater logit first, then lower id. Logits are never NaN here.
+impl Candidate {
+    /// One number to compare by, without a branch: the greater, the better. Logits are never NaN
+    /// here.
+    #[inline]
+    fn rank(&self) -> u64 {
+        // Both zeros are one; then the bits of positive numbers are in order, and those of
+        // negative ones in reverse.
+        let bits = (self.logit + 0.0).to_bits();
+        let negative = (bits.cast_signed() >> 31).cast_unsigned();
+        let ordered = bits ^ (negative | 1 << 31);
+        u64::from(ordered) << 32 | u64::from(!self.id)
+    }
+}
+
+/// Greater logit first, then lower id.
+#[inline]
 pub(super) fn better_first(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit
-        .partial_cmp(&a.logit)
-        .unwrap_or(Ordering::Equal)
-        .then(a.id.cmp(&b.id))
+    b.rank().cmp(&a.rank())
 }
 
 /// Fills `out` with the `k` best tokens whose logit is at least `floor`, in no order. Tokens ruled
@@ -122,6 +134,36 @@ pub(super) mod tests {
             found.sort_by(better_first);
             prop_assert_eq!(found, sorted);
         }
+    }
+
+    #[test]
+    fn ranks_are_in_the_order_of_logits_and_then_of_ids() {
+        let ladder = [
+            f32::MAX,
+            2.0,
+            1.0f32.next_up(),
+            1.0,
+            f32::MIN_POSITIVE,
+            1e-45,
+            0.0,
+            -1e-45,
+            -1.0,
+            -2.0,
+            f32::MIN,
+            f32::NEG_INFINITY,
+        ];
+        let ranked: Vec<Candidate> = ladder
+            .iter()
+            .flat_map(|&logit| [0, 1, 1 << 31, TokenId::MAX].map(|id| Candidate { logit, id }))
+            .collect();
+        for pair in ranked.windows(2) {
+            assert_eq!(better_first(&pair[0], &pair[1]), Ordering::Less, "{pair:?}");
+        }
+        let (plus, minus) = (
+            Candidate { logit: 0.0, id: 3 },
+            Candidate { logit: -0.0, id: 3 },
+        );
+        assert_eq!(better_first(&plus, &minus), Ordering::Equal);
     }
 
     #[test]
