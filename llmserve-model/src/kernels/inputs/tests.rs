@@ -91,13 +91,13 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                     let square: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
                     let scale = 1.0 / (square / width as f64 + 1e-5).sqrt();
                     let want = |k: usize| f64::from(x[k]) * scale * f64::from(weight[k]);
-                    for k in 0..width {
+                    for (k, &got) in got[row].iter().enumerate() {
                         let group = match format.group() {
                             0 => k..k + 1,
                             each => k / each * each..((k / each + 1) * each).min(width),
                         };
                         let peak = group.map(|k| want(k).abs()).fold(0.0, f64::max);
-                        let off = (got[row][k] - want(k)).abs();
+                        let off = (got - want(k)).abs();
                         assert!(off <= 1.001 * precision * peak + 1e-9, "{level:?} {dtype}");
                     }
                     let picked = Source {
