@@ -18,6 +18,9 @@ pub struct EngineArgs {
     /// What weights are stored and multiplied in. Default: bf16 for a bf16 checkpoint, else f32.
     #[arg(long, value_name = "f32|bf16|int8|int4")]
     pub dtype: Option<DType>,
+    /// Keep packed weights beside the checkpoint, and map them the next time.
+    #[arg(long)]
+    pub packed_cache: bool,
     /// Threads of the model. Default: the physical cores.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -57,6 +60,7 @@ impl EngineArgs {
             .max_num_seqs(self.max_num_seqs)
             .max_batched_tokens(self.max_batched_tokens)
             .prefix_caching(!self.no_prefix_cache)
+            .packed_cache(self.packed_cache)
             // Whoever runs an example has all its requests in memory anyway.
             .max_intake(usize::MAX)
             .scheduler(|scheduler| scheduler.max_queue(None));

@@ -35,6 +35,22 @@ pub enum LoadError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The operating system refused to write a file.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file of packed weights is damaged, foreign, or of another time or model.
+    #[error("{} cannot be used: {reason}: pack the checkpoint again", path.display())]
+    Packed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file ends before what its own header promises: an interrupted download or copy.
     #[error(
         "{} is truncated: its {part} needs {expected} bytes, the file has {found}: fetch it again",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{DecoderConfig, GenerationConfig};
-use crate::decoder::{CpuModel, CpuOptions};
+use crate::decoder::{CpuModel, CpuOptions, DType, PackedFile};
 use crate::error::LoadError;
 use crate::tokenizer::HfTokenizer;
 use crate::weights::Weights;
@@ -110,5 +110,71 @@ impl ModelFolder {
             config: self.config,
             generation: self.generation,
         })
+    }
+
+    /// Maps the packed file `file` ([`CpuModel::open_packed`]) if it was made of this checkpoint
+    /// and for these options; otherwise builds the model, as [`into_cpu`](Self::into_cpu) does, and
+    /// writes it there for the next time.
+    ///
+    /// A checkpoint is known again by its configuration and by its files' names, lengths and times
+    /// of change. A file that cannot be written, on a disk that is full or read-only, is a warning
+    /// in the log: the model is served without it.
+    ///
+    /// # Errors
+    /// Those of [`CpuModel::build`].
+    pub fn into_cpu_cached(
+        self,
+        options: CpuOptions,
+        file: &Path,
+    ) -> Result<LoadedModel, LoadError> {
+        let model = match self.packed(options.dtype, file) {
+            Ok(packed) => packed.into_cpu(&options)?,
+            Err(reason) => {
+                tracing::info!(%reason, "packing the checkpoint");
+                let model = CpuModel::build(&self.config, Arc::new(self.weights), &options)?;
+                if let Err(error) = model.save_packed(file) {
+                    tracing::warn!(%error, "the packed weights are not kept");
+                }
+                model
+            }
+        };
+        Ok(LoadedModel {
+            model,
+            tokenizer: self.tokenizer.map(Arc::new),
+            config: self.config,
+            generation: self.generation,
+        })
+    }
+
+    /// The packed file `file`, unless it is not this checkpoint's.
+    fn packed(&self, dtype: DType, file: &Path) -> Result<PackedFile, LoadError> {
+        let packed = PackedFile::open(file)?;
+        let stale = if packed.dtype != dtype {
+            format!("it was packed as {}, {dtype} is asked for", packed.dtype)
+        } else if packed.config != self.config {
+            "config.json is another than when it was packed".to_owned()
+        } else if packed.stamp() != self.weights.stamp() {
+            "the checkpoint was written since".to_owned()
+        } else {
+            return Ok(packed);
+        };
+        Err(LoadError::Packed {
+            path: file.to_owned(),
+            reason: stale,
+        })
+    }
+
+    /// Where [`into_cpu_cached`](Self::into_cpu_cached) keeps weights of this type, if there is no
+    /// better place: in the model's folder.
+    ///
+    /// ```
+    /// use llmserve_model::{DType, ModelFolder};
+    /// # let path = std::path::Path::new("tests/goldens/llama");
+    /// let folder = ModelFolder::open(path)?;
+    /// assert!(folder.packed_path(DType::Int8).ends_with("llama/llmserve-int8.packed"));
+    /// # Ok::<(), llmserve_model::LoadError>(())
+    /// ```
+    pub fn packed_path(&self, dtype: DType) -> PathBuf {
+        self.path.join(format!("llmserve-{dtype}.packed"))
     }
 }

@@ -37,6 +37,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         folder: folder.as_ref().to_owned(),
         options: CpuOptions::default(),
         dtype: None,
+        packed_cache: PackedCache::Off,
         kv_blocks: None,
         kv_bytes: DEFAULT_KV_BYTES,
         block_size: 16,
@@ -55,6 +56,7 @@ pub struct Serve {
     folder: PathBuf,
     options: CpuOptions,
     dtype: Option<DType>,
+    packed_cache: PackedCache,
     kv_blocks: Option<usize>,
     kv_bytes: usize,
     block_size: usize,
@@ -66,6 +68,14 @@ pub struct Serve {
     seed: Option<u64>,
 }
 
+/// Where packed weights are kept.
+enum PackedCache {
+    Off,
+    /// In the model's folder.
+    Folder,
+    File(PathBuf),
+}
+
 type Listener = Box<dyn FnMut(&[BlockEvent]) + Send>;
 
 impl Serve {
@@ -73,6 +83,23 @@ impl Serve {
     /// f32: nothing is rounded unasked.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Whether packed weights are kept beside the checkpoint, in `llmserve-<dtype>.packed`, and
+    /// mapped from there the next time; off by default. See
+    /// [`ModelFolder::into_cpu_cached`](llmserve_model::ModelFolder::into_cpu_cached).
+    pub fn packed_cache(mut self, on: bool) -> Self {
+        self.packed_cache = match on {
+            true => PackedCache::Folder,
+            false => PackedCache::Off,
+        };
+        self
+    }
+
+    /// As [`packed_cache`](Self::packed_cache), in this file: for a folder that is read-only.
+    pub fn packed_cache_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.packed_cache = PackedCache::File(file.into());
         self
     }
 
@@ -187,7 +214,15 @@ impl Serve {
             options.name = name.map(|name| name.to_string_lossy().into_owned());
         }
         let scheduler = self.scheduler.build()?;
-        let loaded = folder.into_cpu(options)?;
+        let cache = match self.packed_cache {
+            PackedCache::Off => None,
+            PackedCache::Folder => Some(folder.packed_path(options.dtype)),
+            PackedCache::File(file) => Some(file),
+        };
+        let loaded = match cache {
+            None => folder.into_cpu(options)?,
+            Some(file) => folder.into_cpu_cached(options, &file)?,
+        };
         let info = loaded.model.info();
         let group = &info.kv.groups[0];
         let blocks = match self.kv_blocks {

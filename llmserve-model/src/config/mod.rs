@@ -7,6 +7,7 @@
 mod architecture;
 pub(crate) mod fields;
 mod generation;
+mod record;
 mod rope;
 #[cfg(test)]
 mod tests;

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use llmserve_core::{KvGroupSpec, ModelInfo};
 
 use super::fingerprint::Fingerprint;
-use super::{CpuModel, CpuOptions, DType, Layer};
+use super::slab::{EMBEDDING, HEAD, Matrix, PER_LAYER, Slab};
+use super::{CpuModel, CpuOptions, Embedding, Layer};
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
-use crate::kernels::Kernels;
-use crate::kernels::packed::{Arrangement, Linear, Packed, check_finite, finite_vector};
+use crate::kernels::buffer::Buffer;
+use crate::kernels::packed::{Linear, Packed, check_finite, finite_vector, pack};
 use crate::kernels::rope::frequencies;
+use crate::kernels::stored::Stored;
+use crate::kernels::{Kernels, Level};
 use crate::pages::{Pages, layout_name};
 use crate::threads::{ThreadTeam, physical_cores};
 use crate::weights::{TensorView, Weights};
-
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 
 impl CpuModel {
     /// Packs the weights that `config` describes. The embedding's rows stay in the mapped file, so
@@ -38,81 +38,83 @@ impl CpuModel {
         options: &CpuOptions,
     ) -> Result<Self, LoadError> {
         config.validate()?;
-        let level = options.kernels.unwrap_or_else(Kernels::detect).level()?;
-        let threads = options.threads.unwrap_or_else(physical_cores);
-        if threads == 0 {
-            return Err(LoadError::InvalidOption {
-                option: "threads",
-                reason: "0, expected at least 1".to_owned(),
-            });
-        }
-        let mut team = ThreadTeam::new(threads).map_err(|error| LoadError::Threads {
-            reason: error.to_string(),
-        })?;
+        let mut machine = Machine::new(options)?;
+        let slab = Slab::new(config, options.dtype)?;
         let mut loader = Loader {
             weights: &weights,
-            team: &mut team,
-            dtype: options.dtype,
+            machine: &mut machine,
             fingerprint: Fingerprint::default(),
             used: HashSet::new(),
         };
-
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let queries = config.num_heads * config.head_dim;
-        let keys = config.num_kv_heads * config.head_dim;
-        // First, while little else is in memory: it is the largest tensor.
-        let final_norm = loader.vector("model.norm.weight", hidden)?;
-        let head = loader.head(config, final_norm)?;
-        let mut layers = Vec::with_capacity(config.num_layers);
-        for index in 0..config.num_layers {
-            let name = |part: &str| format!("model.layers.{index}.{part}");
-            let attention = name("self_attn");
-            let mlp = name("mlp");
-            let bias = config.attention_bias;
-            let attention_norm = loader.vector(&name("input_layernorm.weight"), hidden)?;
-            let mlp_norm = loader.vector(&name("post_attention_layernorm.weight"), hidden)?;
-            layers.push(Layer {
-                qkv: loader.linear(
-                    hidden,
-                    &[
-                        (format!("{attention}.q_proj"), queries, bias),
-                        (format!("{attention}.k_proj"), keys, bias),
-                        (format!("{attention}.v_proj"), keys, bias),
-                    ],
-                    Arrangement::Concatenated,
-                    Some(attention_norm),
-                )?,
-                output: loader.linear(
-                    queries,
-                    &[(format!("{attention}.o_proj"), hidden, config.output_bias)],
-                    Arrangement::Concatenated,
-                    None,
-                )?,
-                gate_up: loader.linear(
-                    hidden,
-                    &[
-                        (format!("{mlp}.gate_proj"), inner, config.mlp_bias),
-                        (format!("{mlp}.up_proj"), inner, config.mlp_bias),
-                    ],
-                    Arrangement::Paired,
-                    Some(mlp_norm),
-                )?,
-                down: loader.linear(
-                    inner,
-                    &[(format!("{mlp}.down_proj"), hidden, config.mlp_bias)],
-                    Arrangement::Concatenated,
-                    None,
-                )?,
-            });
+        // Before memory is asked for: a configuration of another model may ask for any amount.
+        let embedding = [config.vocab_size, config.hidden_size];
+        weights.tensor(EMBEDDING, &embedding)?;
+        for matrix in &slab.matrices {
+            loader.views(matrix)?;
+        }
+        let mut words =
+            Buffer::try_zeroed_huge(slab.len).ok_or_else(|| LoadError::InvalidOption {
+                option: "dtype",
+                reason: format!(
+                    "no memory for {} words of {} bytes: a smaller type needs less",
+                    slab.len,
+                    size_of::<u32>()
+                ),
+            })?;
+        for matrix in &slab.matrices {
+            loader.matrix(
+                config,
+                matrix,
+                &mut words[matrix.base..matrix.base + matrix.len],
+            )?;
         }
         loader.refuse_leftovers(config)?;
-        let fingerprint = loader.fingerprint;
-        let embedding = weights
-            .handle(EMBEDDING)
-            .ok_or_else(|| LoadError::MissingTensor {
-                name: EMBEDDING.to_owned(),
-            })?;
+        let origin = Origin {
+            fingerprint: loader.fingerprint.finish(config, options.dtype),
+            stamp: weights.stamp(),
+        };
+        Self::assemble(
+            config,
+            options,
+            machine,
+            &slab,
+            Stored::owned(words),
+            weights,
+            origin,
+        )
+    }
 
+    /// A model of packed weights: `words` are those of `slab`, `weights` have the embedding.
+    pub(super) fn assemble(
+        config: &DecoderConfig,
+        options: &CpuOptions,
+        machine: Machine,
+        slab: &Slab,
+        words: Stored<u32>,
+        weights: Arc<Weights>,
+        origin: Origin,
+    ) -> Result<Self, LoadError> {
+        let incomplete = || LoadError::MissingTensor {
+            name: EMBEDDING.to_owned(),
+        };
+        let embedding = Embedding::new(weights, EMBEDDING).ok_or_else(incomplete)?;
+        let mut matrices = slab
+            .matrices
+            .iter()
+            .map(|matrix| Packed::at(&matrix.shape, &words, matrix.base));
+        let mut next = || matrices.next().flatten().ok_or_else(incomplete);
+        let head = next()?;
+        let mut layers = Vec::with_capacity(slab.matrices.len() / PER_LAYER);
+        for _ in 0..config.num_layers {
+            layers.push(Layer {
+                qkv: next()?,
+                output: next()?,
+                gate_up: next()?,
+                down: next()?,
+            });
+        }
+
+        let keys = config.num_kv_heads * config.head_dim;
         let group = KvGroupSpec::full(
             config.num_layers * 2 * keys * options.dtype.kv().bits() as usize / 8,
             layout_name(options.dtype.kv()),
@@ -125,7 +127,9 @@ impl CpuModel {
             group,
         );
         info.eos.clone_from(&config.eos);
-        info.fingerprint = fingerprint.finish(config, options.dtype);
+        info.fingerprint = origin.fingerprint;
+        let Machine { level, team } = machine;
+        let threads = team.threads();
         info.backend = format!(
             "cpu {} {} {threads} thread{}",
             options.dtype,
@@ -138,8 +142,9 @@ impl CpuModel {
             dtype: options.dtype,
             level,
             team,
-            weights,
+            stamp: origin.stamp,
             embedding,
+            words,
             layers,
             head,
             frequencies: frequencies(&config.rope, config.head_dim),
@@ -149,99 +154,127 @@ impl CpuModel {
     }
 }
 
+/// What a model was made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) fingerprint: u128,
+    /// Of the checkpoint's files ([`Weights::stamp`]).
+    pub(super) stamp: u128,
+}
+
+/// What computes.
+pub(super) struct Machine {
+    level: Level,
+    team: ThreadTeam,
+}
+
+impl Machine {
+    /// What the options ask for.
+    pub(super) fn new(options: &CpuOptions) -> Result<Self, LoadError> {
+        let level = options.kernels.unwrap_or_else(Kernels::detect).level()?;
+        let threads = options.threads.unwrap_or_else(physical_cores);
+        if threads == 0 {
+            return Err(LoadError::InvalidOption {
+                option: "threads",
+                reason: "0, expected at least 1".to_owned(),
+            });
+        }
+        let team = ThreadTeam::new(threads).map_err(|error| LoadError::Threads {
+            reason: error.to_string(),
+        })?;
+        Ok(Self { level, team })
+    }
+}
+
 struct Loader<'a> {
     weights: &'a Weights,
-    team: &'a mut ThreadTeam,
-    dtype: DType,
+    machine: &'a mut Machine,
     fingerprint: Fingerprint,
     /// Tensors that became part of the model.
     used: HashSet<String>,
 }
 
-impl Loader<'_> {
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let view = self.weights.tensor(name, &[len])?;
-        let values = finite_vector(&view)?;
-        self.done(&view)?;
-        Ok(values)
-    }
-
+impl<'a> Loader<'a> {
     /// Hashes a tensor while its pages are warm, and lets go of them.
     fn done(&mut self, view: &TensorView<'_>) -> Result<(), LoadError> {
         self.used.insert(view.name.clone());
-        self.fingerprint.add(self.team, view)?;
+        self.fingerprint.add(&mut self.machine.team, view)?;
         self.weights.release(&view.name);
         Ok(())
     }
 
-    /// Packs layers `(name, outputs, whether there is a bias)` that have the same input.
-    fn linear(
-        &mut self,
-        inputs: usize,
-        layers: &[(String, usize, bool)],
-        arrangement: Arrangement,
-        norm: Option<Vec<f32>>,
-    ) -> Result<Packed, LoadError> {
-        let mut views = Vec::with_capacity(layers.len());
-        for (name, outputs, with_bias) in layers {
-            let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-            if !with_bias && self.weights.contains(&bias) {
-                return Err(LoadError::unsupported(
-                    bias,
-                    "the checkpoint has this bias, and config.json says there is none",
-                ));
-            }
-            views.push(Linear {
-                weight: self.weights.tensor(&weight, &[*outputs, inputs])?,
-                bias: match with_bias {
-                    true => Some(self.weights.tensor(&bias, &[*outputs])?),
-                    false => None,
-                },
+    /// The norm and the layers that a matrix is made of.
+    fn views(
+        &self,
+        matrix: &Matrix,
+    ) -> Result<(Option<TensorView<'a>>, Vec<Linear<'a>>), LoadError> {
+        let depth = matrix.shape.depth;
+        let norm = matrix.norm.as_ref();
+        let norm = norm.map(|name| self.weights.tensor(name, &[depth]));
+        let mut layers = Vec::with_capacity(matrix.sources.len());
+        for source in &matrix.sources {
+            let bias = match &source.bias {
+                Some((name, true)) => Some(self.weights.tensor(name, &[source.outputs])?),
+                Some((name, false)) if self.weights.contains(name) => {
+                    return Err(LoadError::unsupported(
+                        name,
+                        "the checkpoint has this bias, and config.json says there is none",
+                    ));
+                }
+                _ => None,
+            };
+            layers.push(Linear {
+                weight: self
+                    .weights
+                    .tensor(&source.weight, &[source.outputs, depth])?,
+                bias,
             });
         }
-        let packed = Packed::new(self.team, self.dtype, inputs, &views, arrangement, norm)?;
-        for Linear { weight, bias } in &views {
+        Ok((norm.transpose()?, layers))
+    }
+
+    /// Packs a matrix into its part of the slab.
+    fn matrix(
+        &mut self,
+        config: &DecoderConfig,
+        matrix: &Matrix,
+        words: &mut [u32],
+    ) -> Result<(), LoadError> {
+        let (norm, layers) = self.views(matrix)?;
+        let factors = norm.as_ref().map(finite_vector).transpose()?;
+        let Machine { level, team } = &mut *self.machine;
+        pack(
+            team,
+            *level,
+            &matrix.shape,
+            &layers,
+            matrix.arrangement,
+            factors.as_deref(),
+            words,
+        )?;
+        if let Some(norm) = &norm {
+            self.done(norm)?;
+        }
+        for Linear { weight, bias } in &layers {
             self.done(weight)?;
+            // Packing has checked an embedding that is the head as well.
+            if weight.name == HEAD {
+                self.embedding(config)?;
+            }
             if let Some(bias) = bias {
                 self.done(bias)?;
             }
         }
-        Ok(packed)
+        Ok(())
     }
 
-    /// The output head, and a check of the embedding, which stays where it is.
-    fn head(&mut self, config: &DecoderConfig, norm: Vec<f32>) -> Result<Packed, LoadError> {
+    /// Checks the embedding, whose rows come back one by one, as tokens ask for them.
+    fn embedding(&mut self, config: &DecoderConfig) -> Result<(), LoadError> {
         let shape = [config.vocab_size, config.hidden_size];
-        let name = if config.tie_embeddings {
-            EMBEDDING
-        } else {
-            HEAD
-        };
-        let weight = self.weights.tensor(name, &shape)?;
-        let head = Packed::new(
-            self.team,
-            self.dtype,
-            config.hidden_size,
-            &[Linear {
-                weight: weight.clone(),
-                bias: None,
-            }],
-            Arrangement::Concatenated,
-            Some(norm),
-        )?;
-        let embedding = if config.tie_embeddings {
-            weight
-        } else {
-            // First, so that the two are not in memory together.
-            self.done(&weight)?;
-            self.weights.tensor(EMBEDDING, &shape)?
-        };
-        check_finite(self.team, &embedding)?;
-        self.used.insert(EMBEDDING.to_owned());
-        self.fingerprint.add(self.team, &embedding)?;
-        // Its rows come back one by one, as tokens ask for them.
-        self.weights.release(EMBEDDING);
-        Ok(head)
+        let embedding = self.weights.tensor(EMBEDDING, &shape)?;
+        let Machine { level, team } = &mut *self.machine;
+        check_finite(team, *level, &embedding)?;
+        self.done(&embedding)
     }
 
     /// A checkpoint with more than the configuration describes is another model: more layers, a

@@ -16,9 +16,12 @@
 
 mod batch;
 mod build;
+mod embedding;
 mod fingerprint;
 mod logits;
 mod options;
+mod packed;
+mod slab;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -32,15 +35,17 @@ use crate::kernels::Level;
 use crate::kernels::attention::Geometry;
 use crate::kernels::packed::Packed;
 use crate::kernels::rope::RopeTable;
+use crate::kernels::stored::Stored;
 use crate::pages::{PageShape, Pages, packed};
 use crate::threads::ThreadTeam;
-use crate::weights::{TensorHandle, Weights};
 use batch::Plan;
+use embedding::Embedding;
 use logits::LogitsPool;
 use step::Buffers;
 
 pub(crate) use options::by_name;
 pub use options::{CpuOptions, DType};
+pub(crate) use packed::PackedFile;
 
 /// A decoder that computes on the CPU.
 ///
@@ -87,8 +92,11 @@ pub struct CpuModel {
     dtype: DType,
     level: Level,
     team: ThreadTeam,
-    weights: Arc<Weights>,
-    embedding: TensorHandle,
+    /// Of the checkpoint's files, wherever the words are now.
+    stamp: u128,
+    embedding: Embedding,
+    /// All matrices below, one after the other.
+    words: Stored<u32>,
     layers: Vec<Layer>,
     head: Packed,
     frequencies: Vec<f32>,

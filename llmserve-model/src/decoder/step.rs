@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use llmserve_core::{Batch, BatchRow, BlockId, Logits, ModelError, StepLimits};
 
 use super::batch::{Plan, table_names};
+use super::embedding::Embedding;
 use super::logits::CpuLogits;
 use super::{CpuModel, DType, Layer, Prepared};
 use crate::config::DecoderConfig;
@@ -22,7 +23,6 @@ use crate::kernels::survey::survey;
 use crate::kernels::tiling::Tiling;
 use crate::pages::PageShape;
 use crate::threads::{TaskPanicked, ThreadTeam};
-use crate::weights::FileDType;
 
 /// A step's intermediate results, sized for the largest batch.
 #[derive(Debug)]
@@ -147,9 +147,8 @@ impl CpuModel {
             buffers,
             tiling: Tiling::new(plan.ids.len(), self.level.tile_rows(self.dtype.format())),
         };
-        let embedding = self.weights.bytes(&self.embedding);
         let result = step
-            .embed(embedding, self.embedding.dtype)
+            .embed(&mut self.embedding)
             .and_then(|()| match self.dtype.kv() {
                 DType::F32 => step.layers::<F32>(&self.layers, &mut pages.layers),
                 _ => step.layers::<Bf16>(&self.layers, &mut pages.layers),
@@ -168,10 +167,15 @@ impl CpuModel {
 
 impl Step<'_> {
     /// The embedding's rows of all tokens.
-    fn embed(&mut self, embedding: &[u8], dtype: FileDType) -> Result<(), TaskPanicked> {
+    fn embed(&mut self, embedding: &mut Embedding) -> Result<(), TaskPanicked> {
         let hidden = self.config.hidden_size;
-        let (ids, x) = (&self.plan.ids, &mut self.buffers.x);
-        embed(self.team, embedding, dtype, ids, hidden, x)
+        let rows = self.buffers.x.chunks_mut(Embedding::ROWS * hidden);
+        for (ids, x) in self.plan.ids.chunks(Embedding::ROWS).zip(rows) {
+            let (bytes, dtype) = (embedding.bytes(), embedding.dtype());
+            embed(self.team, bytes, dtype, ids, hidden, x)?;
+            embedding.read(ids.len());
+        }
+        Ok(())
     }
 
     fn layers<F: KvFormat>(

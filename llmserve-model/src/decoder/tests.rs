@@ -3,6 +3,7 @@
 mod driver;
 mod golden;
 mod invariance;
+mod packed;
 mod reference;
 mod refusals;
 mod residency;

@@ -31,6 +31,7 @@ pub mod measure;
 pub(crate) mod packed;
 pub(crate) mod rope;
 pub(crate) mod simd;
+pub(crate) mod stored;
 pub(crate) mod survey;
 mod tile;
 pub(crate) mod tiling;

@@ -7,7 +7,8 @@
 //!  int4   panel: scales [c0,c16 … c15,c31], k=0…7 [c0(k0…k7) … ], … k=24…31; scales, …    eight
 //! ```
 //!
-//! Packed once, from the mapped file, on all threads, with every number checked to be finite.
+//! Packed once, from the mapped file, on all threads, with every number checked to be finite. All
+//! matrices of a model lie in one slab, which is also the body of a packed file.
 //!
 //! Numbers of 8 and 4 bits are the weights divided by a scale and rounded, stored unsigned around
 //! 128 and 8. Before that each input channel's weights are multiplied by a power of two that makes
@@ -17,15 +18,18 @@
 //! idea is SmoothQuant's: Xiao et al., 2023; the weights alone decide here.)
 
 mod pack;
+mod panel;
+mod shape;
+#[cfg(test)]
+mod tests;
 
-use super::buffer::{Buffer, Number};
+use super::buffer::Buffer;
 use super::format::Format;
-use crate::decoder::DType;
-use crate::error::LoadError;
-use crate::threads::ThreadTeam;
+use super::stored::Stored;
 use crate::weights::TensorView;
 
-pub(crate) use pack::{check_finite, finite_vector};
+pub(crate) use pack::{check_finite, finite_vector, pack};
+pub(crate) use shape::{MatrixShape, Section};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
@@ -45,14 +49,14 @@ pub(crate) struct Packed {
     pub(crate) columns: usize,
     /// How many panels there are.
     pub(crate) panels: usize,
-    words: Buffer<u32>,
+    words: Stored<u32>,
     /// One number a column of each panel: what the whole sum is multiplied with.
-    pub(crate) scales: Option<Buffer<f32>>,
+    pub(crate) scales: Option<Stored<f32>>,
     /// One number a column of each panel, zeros beyond the matrix.
-    pub(crate) bias: Option<Buffer<f32>>,
+    pub(crate) bias: Option<Stored<f32>>,
     /// What each channel of the input is multiplied with beforehand: the norm's weight, and for
     /// integer formats the inverse of what the channel's weights were multiplied with.
-    pub(crate) factors: Option<Vec<f32>>,
+    pub(crate) factors: Option<Stored<f32>>,
 }
 
 /// A linear layer of the checkpoint: rows are outputs.
@@ -77,17 +81,28 @@ pub(crate) enum Arrangement {
 }
 
 impl Packed {
-    /// Packs `layers`, each `[outputs, depth]`, in the order given. `norm` is the weight of the
-    /// normalisation in front of them, if there is one.
-    pub(crate) fn new(
-        team: &mut ThreadTeam,
-        dtype: DType,
-        depth: usize,
-        layers: &[Linear<'_>],
-        arrangement: Arrangement,
-        norm: Option<Vec<f32>>,
-    ) -> Result<Self, LoadError> {
-        pack::pack(team, dtype.format(), depth, layers, arrangement, norm)
+    /// The matrix of `shape` whose numbers begin at word `base` of `slab`; none if the slab does
+    /// not hold it.
+    pub(crate) fn at(shape: &MatrixShape, slab: &Stored<u32>, base: usize) -> Option<Self> {
+        let sections = shape.sections()?;
+        let range = |section: &Section| {
+            let begin = base.checked_add(section.begin)?;
+            Some(begin..begin.checked_add(section.len)?)
+        };
+        let optional = |section: &Option<Section>| match section {
+            Some(section) => slab.part(range(section)?).map(Some),
+            None => Some(None),
+        };
+        Some(Self {
+            format: shape.format,
+            depth: shape.depth,
+            columns: shape.columns,
+            panels: shape.panels,
+            words: slab.part(range(&sections.words)?)?,
+            scales: optional(&sections.scales)?,
+            bias: optional(&sections.bias)?,
+            factors: optional(&sections.factors)?,
+        })
     }
 
     /// The words of a panel.
@@ -101,31 +116,37 @@ impl Packed {
     /// there is no memory for them. They are what speed is measured with.
     pub(crate) fn repeated(&self, columns: usize) -> Option<Self> {
         let matrices = self.panels / self.columns.div_ceil(PANEL).max(1);
-        let panels = columns.div_ceil(PANEL) * matrices;
-        let words = panels.checked_mul(panel_len(self.format, self.depth))?;
-        Some(Self {
+        let shape = MatrixShape {
             format: self.format,
             depth: self.depth,
             columns,
-            panels,
-            words: cycled(&self.words, words)?,
-            scales: match &self.scales {
-                Some(scales) => Some(cycled(scales, panels * PANEL)?),
-                None => None,
-            },
-            bias: match &self.bias {
-                Some(bias) => Some(cycled(bias, panels * PANEL)?),
-                None => None,
-            },
-            factors: self.factors.clone(),
-        })
+            panels: columns.div_ceil(PANEL).checked_mul(matrices)?,
+            bias: self.bias.is_some(),
+            factors: self.factors.is_some(),
+        };
+        let sections = shape.sections()?;
+        let mut slab = Buffer::try_zeroed(sections.total)?;
+        cycle(&self.words, &sections.words, &mut slab);
+        for (part, section) in [
+            (&self.scales, &sections.scales),
+            (&self.bias, &sections.bias),
+            (&self.factors, &sections.factors),
+        ] {
+            if let (Some(part), Some(section)) = (part, section) {
+                let bits: Vec<u32> = part.iter().map(|x| x.to_bits()).collect();
+                cycle(&bits, section, &mut slab);
+            }
+        }
+        Self::at(&shape, &Stored::owned(slab), 0)
     }
 
     /// Bytes that a product reads: words, scales, bias, factors.
     pub(crate) fn bytes(&self) -> usize {
-        let numbers = |buffer: &Option<Buffer<f32>>| buffer.as_ref().map_or(0, |b| b.len());
-        let factors = self.factors.as_ref().map_or(0, Vec::len);
-        4 * (self.words.len() + numbers(&self.scales) + numbers(&self.bias) + factors)
+        let numbers = |part: &Option<Stored<f32>>| part.as_deref().map_or(0, <[f32]>::len);
+        4 * (self.words.len()
+            + numbers(&self.scales)
+            + numbers(&self.bias)
+            + numbers(&self.factors))
     }
 }
 
@@ -138,11 +159,10 @@ fn panel_len(format: Format, depth: usize) -> usize {
     }
 }
 
-/// `len` numbers: those of `from`, over and over.
-fn cycled<T: Number>(from: &[T], len: usize) -> Option<Buffer<T>> {
-    let mut all = Buffer::try_zeroed(len)?;
-    for part in all.chunks_mut(from.len().max(1)) {
-        part.copy_from_slice(&from[..part.len()]);
+/// Fills a section with the words of `from`, over and over.
+fn cycle(from: &[u32], section: &Section, slab: &mut [u32]) {
+    let to = &mut slab[section.begin..section.begin + section.len];
+    for to in to.chunks_mut(from.len().max(1)) {
+        to.copy_from_slice(&from[..to.len()]);
     }
-    Some(all)
 }

@@ -23,6 +23,13 @@ impl Weights {
         })
     }
 
+    /// [`release`](Self::release) for a tensor that was found before.
+    pub(crate) fn release_handle(&self, handle: &TensorHandle) {
+        if let Some(file) = self.files.get(handle.file) {
+            file.release(handle.bytes.clone());
+        }
+    }
+
     /// The bytes of a tensor; none for a handle of other weights that does not fit these.
     pub(crate) fn bytes(&self, handle: &TensorHandle) -> &[u8] {
         let file = self.files.get(handle.file).map(|file| file.bytes());

@@ -1,11 +1,12 @@
 //! The safetensors header: what lies where in one file, trusted only after checking.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::LoadError;
 
@@ -27,6 +28,14 @@ pub(super) struct Entry {
 ///
 /// What is returned lies within `file`, does not overlap, and is as long as shape and format say.
 pub(super) fn read(path: &Path, file: &[u8]) -> Result<Vec<Entry>, LoadError> {
+    Ok(read_with::<IgnoredAny>(path, file)?.1)
+}
+
+/// [`read`], and what the header says of the whole file, if it says anything.
+pub(super) fn read_with<'a, M: Deserialize<'a>>(
+    path: &Path,
+    file: &'a [u8],
+) -> Result<(Option<M>, Vec<Entry>), LoadError> {
     let corrupt = |reason: String| LoadError::Corrupt {
         path: path.to_owned(),
         reason,
@@ -52,8 +61,10 @@ pub(super) fn read(path: &Path, file: &[u8]) -> Result<Vec<Entry>, LoadError> {
     let Some(header) = rest.get(..length) else {
         return Err(truncated("header".to_owned(), (LENGTH + length) as u64));
     };
-    let Header(mut tensors) =
-        serde_json::from_slice(header).map_err(|e| corrupt(format!("its header: {e}")))?;
+    let Header {
+        metadata,
+        mut tensors,
+    } = serde_json::from_slice(header).map_err(|e| corrupt(format!("its header: {e}")))?;
 
     let base = LENGTH + length;
     let data = file.len() - base;
@@ -117,7 +128,7 @@ pub(super) fn read(path: &Path, file: &[u8]) -> Result<Vec<Entry>, LoadError> {
             data as u64 - end
         )));
     }
-    Ok(entries)
+    Ok((metadata, entries))
 }
 
 /// Elements of a shape, if every dimension and their product fit both u64 and usize.
@@ -154,30 +165,36 @@ struct Tensor {
 }
 
 /// The header's entries in file order. A map would let the second of two equal names win.
-struct Header(Vec<(String, Tensor)>);
+struct Header<M> {
+    metadata: Option<M>,
+    tensors: Vec<(String, Tensor)>,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de, M: Deserialize<'de>> Deserialize<'de> for Header<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Header;
+        struct Entries<M>(PhantomData<M>);
+        impl<'de, M: Deserialize<'de>> Visitor<'de> for Entries<M> {
+            type Value = Header<M>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = Vec::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<M>, A::Error> {
+                let mut header = Header {
+                    metadata: None,
+                    tensors: Vec::new(),
+                };
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<serde::de::IgnoredAny>()?;
+                        header.metadata = Some(map.next_value()?);
                     } else {
-                        tensors.push((name, map.next_value()?));
+                        header.tensors.push((name, map.next_value()?));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(header)
             }
         }
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(Entries(PhantomData))
     }
 }

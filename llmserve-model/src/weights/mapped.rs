@@ -3,20 +3,23 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use crate::error::LoadError;
 
 /// A regular file's bytes, mapped read-only.
-pub(super) struct MappedFile {
+pub(crate) struct MappedFile {
     path: PathBuf,
+    /// When it was last written, as far as the system knows.
+    modified: Option<SystemTime>,
     map: Mmap,
 }
 
 impl MappedFile {
     /// Maps the file at `path`; links are followed, since hub caches are made of them.
-    pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let io = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => LoadError::Missing {
                 what: "the weights file".to_owned(),
@@ -37,7 +40,8 @@ impl MappedFile {
                 });
             }
         };
-        let found = file.metadata().map_err(io)?.len();
+        let metadata = file.metadata().map_err(io)?;
+        let found = metadata.len();
         if found < 8 {
             return Err(LoadError::Truncated {
                 path: path.to_owned(),
@@ -54,31 +58,37 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self {
             path: path.to_owned(),
+            modified: metadata.modified().ok(),
             map,
         })
     }
 
     /// Where the file is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The file's name without its folder.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.path
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default()
     }
 
+    /// When it was last written, when it was opened.
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
+
     /// The whole file.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
     /// Lets go of the physical memory behind `range`. Its bytes stay readable: whoever does read
     /// them again takes them from the page cache, or from the disk.
-    pub(super) fn release(&self, range: Range<usize>) {
+    pub(crate) fn release(&self, range: Range<usize>) {
         /// The common size; where pages are larger, a neighbour's edge goes too, and comes back.
         const PAGE: usize = 4096;
         let from = range.start.next_multiple_of(PAGE);

@@ -22,6 +22,7 @@ mod index;
 #[cfg(feature = "hub")]
 pub(crate) use index::ShardMap;
 mod mapped;
+pub(crate) mod packed;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -32,12 +33,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::fields::is_absent;
 use crate::error::LoadError;
-use mapped::MappedFile;
 
 pub(crate) use handle::TensorHandle;
+pub(crate) use mapped::MappedFile;
 pub use view::{FileDType, TensorView};
 
 /// The name of an unsharded checkpoint.
@@ -67,7 +69,7 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// # }
 /// ```
 pub struct Weights {
-    files: Vec<MappedFile>,
+    files: Vec<Arc<MappedFile>>,
     tensors: BTreeMap<String, Located>,
 }
 
@@ -119,28 +121,15 @@ impl Weights {
         files: Vec<MappedFile>,
         index: Option<(&Path, &index::ShardMap)>,
     ) -> Result<Self, LoadError> {
-        let mut tensors: BTreeMap<String, Located> = BTreeMap::new();
-        for (file, mapped) in files.iter().enumerate() {
-            for entry in header::read(mapped.path(), mapped.bytes())? {
-                let located = Located {
-                    file,
-                    dtype: entry.dtype,
-                    shape: entry.shape,
-                    bytes: entry.bytes,
-                };
-                if let Some(earlier) = tensors.get(&entry.name) {
-                    return Err(LoadError::Corrupt {
-                        path: mapped.path().to_owned(),
-                        reason: format!(
-                            "tensor {:?} lies in {} as well",
-                            entry.name,
-                            files[earlier.file].name()
-                        ),
-                    });
-                }
-                tensors.insert(entry.name, located);
-            }
+        let mut all = Self {
+            files: Vec::with_capacity(files.len()),
+            tensors: BTreeMap::new(),
+        };
+        for file in files {
+            let entries = header::read(file.path(), file.bytes())?;
+            all.add(file, entries)?;
         }
+        let Self { files, tensors } = &all;
         if let Some((path, map)) = index {
             for (tensor, shard) in map.iter() {
                 let reason = match tensors.get(tensor) {
@@ -159,7 +148,32 @@ impl Weights {
                 });
             }
         }
-        Ok(Self { files, tensors })
+        Ok(all)
+    }
+
+    /// Takes in a file and the tensors that it has.
+    fn add(&mut self, file: MappedFile, entries: Vec<header::Entry>) -> Result<(), LoadError> {
+        for entry in entries {
+            if let Some(earlier) = self.tensors.get(&entry.name) {
+                let earlier = self
+                    .files
+                    .get(earlier.file)
+                    .map_or(file.name(), |f| f.name());
+                return Err(LoadError::Corrupt {
+                    path: file.path().to_owned(),
+                    reason: format!("tensor {:?} lies in {earlier} as well", entry.name),
+                });
+            }
+            let located = Located {
+                file: self.files.len(),
+                dtype: entry.dtype,
+                shape: entry.shape,
+                bytes: entry.bytes,
+            };
+            self.tensors.insert(entry.name, located);
+        }
+        self.files.push(Arc::new(file));
+        Ok(())
     }
 
     /// The tensor `name`, which must have exactly `shape` (row-major, outermost first).

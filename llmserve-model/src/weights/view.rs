@@ -28,6 +28,7 @@ impl FileDType {
     ///
     /// # Panics
     /// If there are fewer.
+    #[inline(always)]
     pub(crate) fn read(self, bytes: &[u8], from: usize, out: &mut [f32]) {
         let size = self.size();
         let bytes = &bytes[from * size..(from + out.len()) * size];
@@ -57,6 +58,15 @@ impl FileDType {
             "F16" => Some(FileDType::F16),
             "BF16" => Some(FileDType::BF16),
             _ => None,
+        }
+    }
+
+    /// The name that safetensors headers use.
+    pub(crate) const fn safetensors(self) -> &'static str {
+        match self {
+            FileDType::F32 => "F32",
+            FileDType::F16 => "F16",
+            FileDType::BF16 => "BF16",
         }
     }
 
@@ -111,6 +121,7 @@ impl TensorView<'_> {
     ///
     /// # Panics
     /// If there are fewer.
+    #[inline(always)]
     pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
         self.dtype.read(self.bytes, from, out);
     }

@@ -156,3 +156,30 @@ fn a_long_context_costs_what_is_used_of_it() {
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(2));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn rows_of_the_embedding_do_not_pile_up() {
+    use super::super::embedding::Embedding;
+    use super::driver::Driver;
+    let config = config(true);
+    let (dir, model) = load(&config, &checkpoint(&config, false, None), 1);
+    let mut driver = Driver::new(model, 16, 1, VOCAB);
+    // Where other tensors end, their neighbourhoods stay.
+    let before = resident(dir.path());
+    let tokens: Vec<u32> = (0..240).map(|i| (i * 37) % VOCAB as u32).collect();
+    let mut most = 0;
+    for (at, part) in tokens.chunks(Embedding::ROWS).enumerate() {
+        let wanted = llmserve_core::LogitsWanted::Last;
+        driver
+            .step(&[(0, Embedding::ROWS * at, part, wanted)])
+            .unwrap();
+        most = resident(dir.path()).max(most);
+    }
+    // Had nothing been let go of, all of it would be resident: the rows lie all over it. Pages that
+    // it shares with its neighbours stay, and what is mapped around them.
+    let all = 4 * VOCAB * HIDDEN / 1024;
+    let edges = 2 * 64;
+    assert!(all > 3 * edges);
+    assert!(most <= before + edges, "{most} kB, {before} kB before");
+}

@@ -4,10 +4,12 @@ use super::{KernelBench, Sample, allocated, best, check, failed, noise};
 use crate::config::Activation;
 use crate::decoder::DType;
 use crate::error::LoadError;
+use crate::kernels::Level;
 use crate::kernels::buffer::{Buffer, bytes_of_mut};
 use crate::kernels::gemm::{Output, Put, gemm};
 use crate::kernels::inputs::{Inputs, RmsNorm, Source};
-use crate::kernels::packed::{Arrangement, Linear, PANEL, Packed};
+use crate::kernels::packed::{Arrangement, Linear, MatrixShape, PANEL, Packed, pack};
+use crate::kernels::stored::Stored;
 use crate::kernels::tiling::Tiling;
 use crate::threads::ThreadTeam;
 use crate::weights::{FileDType, TensorView};
@@ -48,7 +50,8 @@ impl KernelBench {
         } = shape;
         check(&[("depth", depth), ("columns", columns)])?;
         rows.iter().try_for_each(|&rows| check(&[("rows", rows)]))?;
-        let first = allocated(panel(&mut self.team, dtype, depth, paired)?.repeated(columns))?;
+        let first =
+            allocated(panel(&mut self.team, self.level, dtype, depth, paired)?.repeated(columns))?;
         let bytes = first.bytes();
         let mut copies = vec![first];
         while copies.len() < self.copies(bytes) {
@@ -113,7 +116,7 @@ impl KernelBench {
         let mut data = allocated(Buffer::try_zeroed(rows * width))?;
         noise(&mut data);
         let mut inputs = allocated(Inputs::try_new(rows, &[width], format))?;
-        let weights = panel(&mut self.team, dtype, width, false)?;
+        let weights = panel(&mut self.team, self.level, dtype, width, false)?;
         let tiling = Tiling::new(rows, self.level.tile_rows(format));
         let source = Source {
             data: &data,
@@ -138,6 +141,7 @@ impl KernelBench {
 /// A panel of weights, with a norm in front; or two, of a pair.
 pub(super) fn panel(
     team: &mut ThreadTeam,
+    level: Level,
     dtype: DType,
     depth: usize,
     paired: bool,
@@ -158,11 +162,23 @@ pub(super) fn panel(
         },
         bias: None,
     };
-    let norm = Some(vec![1.0; depth]);
-    if paired {
-        let layers = [layer(), layer()];
-        return Packed::new(team, dtype, depth, &layers, Arrangement::Paired, norm);
-    }
-    let arrangement = Arrangement::Concatenated;
-    Packed::new(team, dtype, depth, &[layer()], arrangement, norm)
+    let norm = vec![1.0; depth];
+    let (layers, arrangement) = match paired {
+        true => (vec![layer(), layer()], Arrangement::Paired),
+        false => (vec![layer()], Arrangement::Concatenated),
+    };
+    let outputs = vec![PANEL; layers.len()];
+    let shape = MatrixShape::new(dtype.format(), depth, &outputs, arrangement, false, true);
+    let total = allocated(shape.sections())?.total;
+    let mut slab = allocated(Buffer::try_zeroed(total))?;
+    pack(
+        team,
+        level,
+        &shape,
+        &layers,
+        arrangement,
+        Some(&norm),
+        &mut slab,
+    )?;
+    allocated(Packed::at(&shape, &Stored::owned(slab), 0))
 }

@@ -65,7 +65,7 @@ fn repeated_panels_give_repeated_results() {
     noise(&mut data);
     for dtype in DType::ALL {
         for paired in [false, true] {
-            let one = panel(&mut team, dtype, depth, paired).unwrap();
+            let one = panel(&mut team, levels()[0], dtype, depth, paired).unwrap();
             let many = one.repeated(columns).unwrap();
             let matrices = if paired { 2 } else { 1 };
             assert_eq!((one.panels, many.panels), (matrices, 4 * matrices));
