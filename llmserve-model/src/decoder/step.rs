@@ -1,5 +1,6 @@
 //! One step: from a batch to logits.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use llmserve_core::{Batch, BatchRow, BlockId, Logits, ModelError, StepLimits};
@@ -24,6 +25,9 @@ use crate::kernels::tiling::Tiling;
 use crate::pages::PageShape;
 use crate::threads::{TaskPanicked, ThreadTeam};
 
+/// Rows that are between the two halves of a feed-forward layer at a time.
+const INNER_ROWS: usize = 512;
+
 /// A step's intermediate results, sized for the largest batch.
 #[derive(Debug)]
 pub(super) struct Buffers {
@@ -33,7 +37,7 @@ pub(super) struct Buffers {
     qkv: Buffer<f32>,
     /// What attention gives, row-major.
     mixed: Buffer<f32>,
-    /// What the gated unit gives, row-major.
+    /// What the gated unit gives, row-major, of some rows at a time.
     gated: Buffer<f32>,
     /// The rows of one product at a time.
     inputs: Inputs,
@@ -60,18 +64,19 @@ impl Buffers {
             let len = rows.checked_mul(width);
             len.and_then(Buffer::try_zeroed).ok_or_else(refused)
         };
-        let depths = [
-            config.hidden_size,
-            config.num_heads * config.head_dim,
-            config.intermediate_size,
+        let inner_rows = limits.tokens.min(INNER_ROWS);
+        let inputs = [
+            (limits.tokens, config.hidden_size),
+            (limits.tokens, config.num_heads * config.head_dim),
+            (inner_rows, config.intermediate_size),
         ];
         let heads = config.num_heads + 2 * config.num_kv_heads;
         Ok(Self {
             x: make(limits.tokens, config.hidden_size)?,
             qkv: make(limits.tokens, heads * config.head_dim)?,
             mixed: make(limits.tokens, config.num_heads * config.head_dim)?,
-            gated: make(limits.tokens, config.intermediate_size)?,
-            inputs: Inputs::try_new(limits.tokens, &depths, dtype.format()).ok_or_else(refused)?,
+            gated: make(inner_rows, config.intermediate_size)?,
+            inputs: Inputs::try_new(&inputs, dtype.format()).ok_or_else(refused)?,
             workspace: Workspace::try_new(geometry, shape, limits.rows, positions)
                 .ok_or_else(refused)?,
         })
@@ -90,7 +95,6 @@ struct Step<'a> {
     rope: &'a RopeTable,
     shape: PageShape,
     buffers: &'a mut Buffers,
-    tiling: Tiling,
 }
 
 /// The error for the block that attention met in a table and that does not exist.
@@ -145,7 +149,6 @@ impl CpuModel {
             rope,
             shape,
             buffers,
-            tiling: Tiling::new(plan.ids.len(), self.level.tile_rows(self.dtype.format())),
         };
         let result = step
             .embed(&mut self.embedding)
@@ -201,7 +204,8 @@ impl Step<'_> {
         layer: &Layer,
         pages: &mut [u32],
     ) -> Result<(), TaskPanicked> {
-        self.product(&layer.qkv, Stream::X, Stream::Qkv, Put::Store)?;
+        let all = 0..self.plan.ids.len();
+        self.product(&layer.qkv, all, Stream::X, Stream::Qkv, Put::Store)?;
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,
@@ -237,20 +241,28 @@ impl Step<'_> {
             &mut self.buffers.workspace,
             &mut self.buffers.mixed,
         )?;
-        self.product(&layer.output, Stream::Mixed, Stream::X, Put::Add)
+        let all = 0..self.plan.ids.len();
+        self.product(&layer.output, all, Stream::Mixed, Stream::X, Put::Add)
     }
 
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), TaskPanicked> {
+        let tokens = self.plan.ids.len();
         let put = Put::Gated(self.config.activation);
-        self.product(&layer.gate_up, Stream::X, Stream::Gated, put)?;
-        self.product(&layer.down, Stream::Gated, Stream::X, Put::Add)
+        // By parts, as the inner rows are the widest of all.
+        for begin in (0..tokens).step_by(INNER_ROWS) {
+            let rows = begin..tokens.min(begin + INNER_ROWS);
+            self.product(&layer.gate_up, rows.clone(), Stream::X, Stream::Gated, put)?;
+            self.product(&layer.down, rows, Stream::Gated, Stream::X, Put::Add)?;
+        }
+        Ok(())
     }
 
-    /// Multiplies all rows of one buffer with `weights` into another. The residual stream is
-    /// normalised on the way in.
+    /// Multiplies some rows of one buffer with `weights` into another. The residual stream is
+    /// normalised on the way in; inner rows lie at the beginning of theirs.
     fn product(
         &mut self,
         weights: &Packed,
+        rows: Range<usize>,
         from: Stream,
         to: Stream,
         put: Put,
@@ -266,29 +278,36 @@ impl Step<'_> {
         let norm = (from == Stream::X).then_some(RmsNorm {
             eps: self.config.norm_eps,
         });
+        let first = |stream| match stream {
+            Stream::Gated => 0,
+            _ => rows.start,
+        };
+        let data: &[f32] = match from {
+            Stream::X => x,
+            Stream::Qkv => qkv,
+            Stream::Mixed => mixed,
+            Stream::Gated => gated,
+        };
         let source = Source {
-            data: match from {
-                Stream::X => x,
-                Stream::Qkv => qkv,
-                Stream::Mixed => mixed,
-                Stream::Gated => gated,
-            },
+            data: &data[first(from) * weights.depth..],
             pick: None,
             norm,
         };
-        let rows = inputs.fill(self.team, self.level, weights, self.tiling, source)?;
-        let out = match to {
+        let tiling = Tiling::new(rows.len(), self.level.tile_rows(weights.format));
+        let filled = inputs.fill(self.team, self.level, weights, tiling, source)?;
+        let stride = weights.columns;
+        let out: &mut [f32] = match to {
             Stream::X => x,
             Stream::Qkv => qkv,
             Stream::Mixed => mixed,
             Stream::Gated => gated,
         };
         let output = Output {
-            out,
-            stride: weights.columns,
+            out: &mut out[first(to) * stride..],
+            stride,
             put,
         };
-        gemm(self.team, self.level, rows, weights, output)
+        gemm(self.team, self.level, filled, weights, output)
     }
 
     /// The logits of the tokens that want them, and their surveys.

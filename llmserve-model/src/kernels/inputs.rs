@@ -85,11 +85,13 @@ pub(crate) struct Source<'a> {
 }
 
 impl Inputs {
-    /// Room for `rows` rows of any of the `depths`.
-    pub(crate) fn try_new(rows: usize, depths: &[usize], format: Format) -> Option<Self> {
-        let most = |f: &dyn Fn(usize) -> usize| depths.iter().map(|&d| f(d)).max().unwrap_or(0);
-        let words = rows.checked_mul(most(&|d| format.row_words(d)))?;
-        let groups = rows.checked_mul(most(&|d| format.groups(d)))?;
+    /// Room for any of the `shapes`: a number of rows, and how deep they are.
+    pub(crate) fn try_new(shapes: &[(usize, usize)], format: Format) -> Option<Self> {
+        let (mut words, mut groups) = (0, 0);
+        for &(rows, depth) in shapes {
+            words = rows.checked_mul(format.row_words(depth))?.max(words);
+            groups = rows.checked_mul(format.groups(depth))?.max(groups);
+        }
         Some(Self {
             words: Buffer::try_zeroed(words)?,
             scales: Buffer::try_zeroed(groups)?,

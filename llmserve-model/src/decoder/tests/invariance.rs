@@ -1,5 +1,7 @@
 //! A row's logits depend on its tokens and positions alone, bit for bit.
 
+use std::path::Path;
+
 use llmserve_core::LogitsWanted;
 
 use super::driver::{Driver, build, golden};
@@ -44,6 +46,25 @@ fn same(a: &[Vec<f32>], b: &[Vec<f32>]) {
             a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()),
             "row {row} differs"
         );
+    }
+}
+
+/// More tokens in a step than go through a feed-forward layer at a time.
+#[test]
+fn a_step_of_many_tokens_is_what_its_chunks_are() {
+    let bard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/bard-2m");
+    let tokens: Vec<u32> = (0..1021).map(|i| (i * i * 7 + i * 13) % 2048).collect();
+    for dtype in DType::ALL {
+        let options = CpuOptions {
+            dtype,
+            threads: Some(2),
+            ..CpuOptions::default()
+        };
+        let all = |chunk| {
+            let model = build(&bard, &options);
+            Driver::new(model, 16, 1, tokens.len()).all(0, &tokens, chunk)
+        };
+        same(&all(tokens.len()), &all(400));
     }
 }
 

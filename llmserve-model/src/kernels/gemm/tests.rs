@@ -76,7 +76,7 @@ fn put(
 ) {
     let mut team = ThreadTeam::new(threads).unwrap();
     let tiling = Tiling::new(rows, level.tile_rows(packed.format));
-    let mut inputs = Inputs::try_new(rows, &[packed.depth], packed.format).unwrap();
+    let mut inputs = Inputs::try_new(&[(rows, packed.depth)], packed.format).unwrap();
     let source = Source {
         data: x,
         pick: None,

@@ -81,7 +81,7 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                     pick: None,
                     norm,
                 };
-                let mut inputs = Inputs::try_new(rows, &[width], format).unwrap();
+                let mut inputs = Inputs::try_new(&[(rows, width)], format).unwrap();
                 let filled = inputs
                     .fill(&mut team, level, &packed, tiling, source)
                     .unwrap();
@@ -104,7 +104,7 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                         pick: Some(&[row]),
                         ..source
                     };
-                    let mut alone = Inputs::try_new(1, &[width], format).unwrap();
+                    let mut alone = Inputs::try_new(&[(1, width)], format).unwrap();
                     let alone = alone.fill(&mut team, level, &packed, Tiling::new(1, 1), picked);
                     assert_eq!(numbers(&alone.unwrap())[0], got[row]);
                 }

@@ -66,7 +66,7 @@ impl KernelBench {
         let measure = |&rows: &usize| {
             let mut data = allocated(Buffer::try_zeroed(rows * depth))?;
             noise(&mut data);
-            let mut inputs = allocated(Inputs::try_new(rows, &[depth], dtype.format()))?;
+            let mut inputs = allocated(Inputs::try_new(&[(rows, depth)], dtype.format()))?;
             let source = Source {
                 data: &data,
                 pick: None,
@@ -115,7 +115,7 @@ impl KernelBench {
         let format = dtype.format();
         let mut data = allocated(Buffer::try_zeroed(rows * width))?;
         noise(&mut data);
-        let mut inputs = allocated(Inputs::try_new(rows, &[width], format))?;
+        let mut inputs = allocated(Inputs::try_new(&[(rows, width)], format))?;
         let weights = panel(&mut self.team, self.level, dtype, width, false)?;
         let tiling = Tiling::new(rows, self.level.tile_rows(format));
         let source = Source {

@@ -71,7 +71,7 @@ fn repeated_panels_give_repeated_results() {
             assert_eq!((one.panels, many.panels), (matrices, 4 * matrices));
             for level in levels() {
                 let mut product = |weights: &crate::kernels::packed::Packed| {
-                    let mut inputs = Inputs::try_new(rows, &[depth], dtype.format()).unwrap();
+                    let mut inputs = Inputs::try_new(&[(rows, depth)], dtype.format()).unwrap();
                     let tiling = Tiling::new(rows, level.tile_rows(dtype.format()));
                     let source = Source {
                         data: &data,
