@@ -1,10 +1,11 @@
 //! An engine built from parts by hand, with a scheduling policy of the host's own, serving
-//! 64 requests from 8 threads: `cargo run --release --example embed`.
+//! 64 requests from 8 threads: `cargo run --release --example embed [-- --dtype int8]`.
 use std::error::Error;
 use std::thread;
 
+use clap::Parser;
 use llmserve::kv::PagedKv;
-use llmserve::model::{CpuOptions, ModelFolder};
+use llmserve::model::{CpuOptions, DType, ModelFolder};
 use llmserve::sched::{ContinuousScheduler, Policy, Rank};
 use llmserve::{Engine, Generate, IdentityRoot, Model, Request, SchedRequest};
 
@@ -17,9 +18,21 @@ impl Policy for ShortestFirst {
     }
 }
 
+#[derive(Parser)]
+struct Args {
+    /// How weights are stored.
+    #[arg(long, default_value = "bf16", value_name = "f32|bf16|int8|int4")]
+    dtype: DType,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = llmserve_examples::embedded_model();
-    let loaded = ModelFolder::load(&folder, CpuOptions::default())?;
+    let dtype = Args::parse().dtype;
+    let options = CpuOptions {
+        dtype,
+        ..CpuOptions::default()
+    };
+    let loaded = ModelFolder::load(&folder, options)?;
     let info = loaded.model.info();
     let root = IdentityRoot::new(info.fingerprint, &info.kv.groups[0].layout, 16);
     let kv = PagedKv::builder().blocks(512).block_size(16).root(root);

@@ -191,13 +191,18 @@ impl Model for CpuModel {
             tile: self.level.tile_rows(self.dtype.kv().format()),
             threads: self.team.threads(),
         };
+        // Each row has a token at least.
+        let most = StepLimits {
+            rows: limits.rows.min(limits.tokens),
+            ..limits
+        };
         self.prepared = Some(Prepared {
             limits,
             pages,
             rope,
-            buffers: Buffers::new(config, self.dtype, geometry, shape, limits, positions)?,
-            plan: Plan::new(geometry, limits, positions),
-            pool: LogitsPool::new(config.vocab_size, limits.rows)?,
+            buffers: Buffers::new(config, self.dtype, geometry, shape, most, positions)?,
+            plan: Plan::new(geometry, most, positions),
+            pool: LogitsPool::new(config.vocab_size, most.rows)?,
         });
         Ok(())
     }

@@ -77,11 +77,13 @@ impl PageShape {
 
     /// Words of a layer: its pages, and room for a vector that begins in the last one and sticks
     /// out of it.
-    fn layer(&self) -> Option<usize> {
-        let slots = self.block_size.checked_next_multiple_of(self.packed)?;
-        [self.head_dim, slots, self.blocks]
+    pub(crate) fn layer(&self) -> Option<usize> {
+        let keys = self.key_words().checked_mul(self.block_size)?;
+        let values = self.block_size.div_ceil(self.packed);
+        let values = values.checked_mul(self.head_dim)?;
+        [self.kv_heads, self.blocks]
             .into_iter()
-            .try_fold(2 * self.kv_heads, usize::checked_mul)?
+            .try_fold(keys.checked_add(values)?, usize::checked_mul)?
             .checked_add(LANES)
     }
 }

@@ -90,6 +90,12 @@ fn layouts_and_limits_that_cannot_be_honoured() {
         tokens: usize::MAX / 2,
         rows: 1,
     };
+    // No step has more rows than tokens: room for more is not asked for.
+    let many = StepLimits {
+        tokens: 8,
+        rows: usize::MAX,
+    };
+    model.prepare(&layout(4, &[2]), many).unwrap();
     assert!(model.prepare(&layout(16, &[4]), huge).is_err());
     model.prepare(&layout(16, &[4]), limits).unwrap();
     assert_eq!(

@@ -214,11 +214,7 @@ impl<F: KvFormat> Attending<F> {
             blocks,
             packed: F::PACKED,
         };
-        let layer = pages
-            .page()
-            .checked_mul(blocks)
-            .and_then(Buffer::try_zeroed);
-        let layer = allocated(layer)?;
+        let layer = allocated(pages.layer().and_then(Buffer::try_zeroed))?;
         let tokens = sequences * new_tokens;
         let out = tokens.checked_mul(heads * head_dim);
         let out = allocated(out.and_then(Buffer::try_zeroed))?;

@@ -155,6 +155,20 @@ fn attends<F: KvFormat>(kv: DType) {
 }
 
 #[test]
+fn heads_of_any_even_size_can_be_measured() {
+    for head_dim in [2, 24, 40] {
+        for kv in [DType::F32, DType::BF16] {
+            let shape = AttentionShape {
+                kv,
+                head_dim,
+                ..ATTENTION
+            };
+            bench(Kernels::detect()).attention(shape).unwrap();
+        }
+    }
+}
+
+#[test]
 fn attention_is_measured_on_real_numbers() {
     attends::<F32>(DType::F32);
     attends::<Bf16>(DType::BF16);

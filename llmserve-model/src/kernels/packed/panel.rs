@@ -106,7 +106,8 @@ impl Kernel for Peaks<'_> {
                 }
             }
             let inverse = match f32::from_bits(peak) {
-                peak if peak > 0.0 => 1.0 / peak,
+                // Of anything smaller the inverse is not finite.
+                peak if peak >= f32::MIN_POSITIVE => 1.0 / peak,
                 _ => 0.0,
             };
             for begin in (0..self.depth).step_by(CHUNK) {
