@@ -9,7 +9,7 @@
 //!  rows that want logits ─ norm ─ head ─► logits
 //! ```
 //!
-//! Each arrow is one job of the model's own [`ThreadTeam`](crate::ThreadTeam); between two of them
+//! Each arrow is a job or two of the model's own [`ThreadTeam`](crate::ThreadTeam); between two of them
 //! lies a barrier, so all keys and values of a layer are in their pages before any is read.
 //! Between products activations are `f32`; [`DType`] says in what numbers products are computed, and
 //! how weights and pages are stored.

@@ -1,19 +1,21 @@
 //! The arithmetic of a decoder on the CPU.
 //!
 //! ```text
-//!  tiles (≤12 rows, k-major)     panels (32 columns, k-major)        out
-//!  ┌ r0 r1 … ┐ k=0                ┌ c0 c1 … c31 ┐ k=0                ┌──────┐
-//!  │ r0 r1 … │ k=1        ×       │ c0 c1 … c31 │ k=1        =       │ tile │ one register each,
-//!  └ …       ┘                    └ …           ┘                    └──────┘ k from 0 to the end
+//!  rows, as words (≤12 a tile)    panels (32 columns, word by word)   out
+//!  ┌ r0: w0 w1 … ┐                ┌ c0 c1 … c31 ┐ w0                 ┌──────┐
+//!  │ r1: w0 w1 … │        ×       │ c0 c1 … c31 │ w1         =       │ tile │ one register each,
+//!  └ …           ┘                └ …           ┘                    └──────┘ first word to last
 //! ```
 //!
-//! Every kernel is written once, generic over [`Simd`]: sixteen `f32` lanes. It is instantiated for
-//! AVX-512, for AVX2, and portably, and [`Level::run`] picks one at run time.
+//! A word is one f32, two bf16, four bytes or eight nibbles of consecutive channels. Every kernel is
+//! written once, generic over [`Simd`]: sixteen lanes. It is instantiated portably, for AVX2, and
+//! for AVX-512 without and with dot products, and [`Level::run`] picks one at run time.
 //!
 //! The law that all of them keep: a row's result depends on its own inputs and absolute positions
-//! alone. Each output of a matrix product is *one* accumulation over `k` in ascending order, with
-//! the same fused operations whether its row came alone or among hundreds; each attention score is
-//! one accumulation over the head's dimensions, and softmax is cut at fixed absolute positions.
+//! alone. Each output of a matrix product is *one* accumulation over words in ascending order (of
+//! exact sums of groups, for integers), with the same operations whether its row came alone or
+//! among hundreds; each attention score is one accumulation over the head's dimensions, and softmax
+//! is cut at fixed absolute positions.
 
 pub(crate) mod activation;
 pub(crate) mod attention;

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 /// `rows` rows in tiles of nearly equal height, none above a level's most.
 ///
-/// The rows of a tile are stored interleaved, `[k][row in tile]`, so that a matrix product reads
-/// them from front to back. How rows are cut changes speed, never a result.
+/// How rows are cut changes speed, never a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiling {
     rows: usize,
