@@ -39,7 +39,9 @@ impl Weights {
         Some((&located.dtype, &located.shape, located.bytes.clone()))
     }
 
-    /// A number that is another when a file was written since, or has another name or length.
+    /// A number that is another when a file was written since, or has another name or length, or
+    /// other bytes in its first 64 KiB or in one of 64 samples: times of change may be copied along
+    /// or made alike.
     pub(crate) fn stamp(&self) -> u128 {
         let mut stamp = Xxh3::new();
         let mut text = |bytes: &[u8]| {
@@ -56,6 +58,14 @@ impl Weights {
             text(file.name().as_bytes());
             text(&(file.bytes().len() as u64).to_le_bytes());
             text(&nanos.unwrap_or(0).to_le_bytes());
+            let bytes = file.bytes();
+            text(&bytes[..bytes.len().min(1 << 16)]);
+            for sample in 0..64 {
+                let at = bytes.len() / 64 * sample;
+                text(&bytes[at..bytes.len().min(at + 1024)]);
+            }
+            // Each sample brought its neighbourhood into memory.
+            file.release(0..bytes.len());
         }
         stamp.digest128()
     }

@@ -122,14 +122,16 @@ impl Aside {
         let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let mut aside = std::ffi::OsString::from(".");
         aside.push(name);
+        // Processes of several containers may have the same number, and share the folder.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         aside.push(format!(
-            ".{}-{}.tmp",
+            ".{}-{}-{}.tmp",
             std::process::id(),
+            now.map_or(0, |now| now.as_nanos()),
             NUMBER.fetch_add(1, Ordering::Relaxed)
         ));
         let path = target.with_file_name(aside);
-        // One of the same name is left over from a process that is gone. A link is not followed.
-        let _ = std::fs::remove_file(&path);
+        // A file that is there is somebody's, and an error. A link is not followed.
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
