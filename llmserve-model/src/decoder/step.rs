@@ -89,6 +89,8 @@ struct Step<'a> {
     level: Level,
     team: &'a mut ThreadTeam,
     plan: &'a Plan,
+    /// Tokens that are still computed: the first so many rows of every buffer.
+    rows: usize,
     tables: &'a [&'a [BlockId]],
     /// Whether attention met a block that does not exist.
     beyond: AtomicBool,
@@ -144,6 +146,7 @@ impl CpuModel {
             level: self.level,
             team: &mut self.team,
             plan,
+            rows: plan.ids.len(),
             tables: &tables,
             beyond: AtomicBool::new(false),
             rope,
@@ -187,15 +190,44 @@ impl Step<'_> {
         pages: &mut [Buffer<u32>],
     ) -> Result<(), TaskPanicked> {
         for (index, (layer, pages)) in layers.iter().zip(pages).enumerate() {
+            let last = index + 1 == layers.len();
             self.keys_and_values::<F>(layer, pages)?;
-            // In the middle of a prompt the last layer's keys and values are all that is needed.
-            if index + 1 == layers.len() && self.plan.wanted.is_empty() {
+            // In the middle of a prompt the last layer's keys and values are all that is needed,
+            // and at its end one more row.
+            if last && self.plan.wanted.is_empty() {
                 break;
             }
-            self.attention::<F>(layer, pages)?;
+            self.attention::<F>(pages)?;
+            if last {
+                self.keep_wanted();
+            }
+            self.product(
+                &layer.output,
+                0..self.rows,
+                Stream::Mixed,
+                Stream::X,
+                Put::Add,
+            )?;
             self.feed_forward(layer)?;
         }
         Ok(())
+    }
+
+    /// Leaves only the tokens whose logits are wanted, in the first rows.
+    fn keep_wanted(&mut self) {
+        let Buffers { x, mixed, .. } = &mut *self.buffers;
+        let (hidden, width) = (
+            self.config.hidden_size,
+            self.config.num_heads * self.config.head_dim,
+        );
+        // In order, and none before its new place: nothing is overwritten that is still wanted.
+        for (to, &from) in self.plan.wanted.iter().enumerate() {
+            if to != from {
+                x.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+                mixed.copy_within(from * width..(from + 1) * width, to * width);
+            }
+        }
+        self.rows = self.plan.wanted.len();
     }
 
     /// Projects all tokens and writes their keys and values.
@@ -204,8 +236,7 @@ impl Step<'_> {
         layer: &Layer,
         pages: &mut [u32],
     ) -> Result<(), TaskPanicked> {
-        let all = 0..self.plan.ids.len();
-        self.product(&layer.qkv, all, Stream::X, Stream::Qkv, Put::Store)?;
+        self.product(&layer.qkv, 0..self.rows, Stream::X, Stream::Qkv, Put::Store)?;
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,
@@ -221,7 +252,7 @@ impl Step<'_> {
         )
     }
 
-    fn attention<F: KvFormat>(&mut self, layer: &Layer, pages: &[u32]) -> Result<(), TaskPanicked> {
+    fn attention<F: KvFormat>(&mut self, pages: &[u32]) -> Result<(), TaskPanicked> {
         let projections = Projections {
             data: &self.buffers.qkv,
             heads: self.config.num_heads,
@@ -240,17 +271,14 @@ impl Step<'_> {
             },
             &mut self.buffers.workspace,
             &mut self.buffers.mixed,
-        )?;
-        let all = 0..self.plan.ids.len();
-        self.product(&layer.output, all, Stream::Mixed, Stream::X, Put::Add)
+        )
     }
 
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), TaskPanicked> {
-        let tokens = self.plan.ids.len();
         let put = Put::Gated(self.config.activation);
         // By parts, as the inner rows are the widest of all.
-        for begin in (0..tokens).step_by(INNER_ROWS) {
-            let rows = begin..tokens.min(begin + INNER_ROWS);
+        for begin in (0..self.rows).step_by(INNER_ROWS) {
+            let rows = begin..self.rows.min(begin + INNER_ROWS);
             self.product(&layer.gate_up, rows.clone(), Stream::X, Stream::Gated, put)?;
             self.product(&layer.down, rows, Stream::Gated, Stream::X, Put::Add)?;
         }
@@ -290,7 +318,6 @@ impl Step<'_> {
         };
         let source = Source {
             data: &data[first(from) * weights.depth..],
-            pick: None,
             norm,
         };
         let tiling = Tiling::new(rows.len(), self.level.tile_rows(weights.format));
@@ -310,15 +337,13 @@ impl Step<'_> {
         gemm(self.team, self.level, filled, weights, output)
     }
 
-    /// The logits of the tokens that want them, and their surveys.
+    /// The logits of the rows that are left, and their surveys.
     fn head(&mut self, head: &Packed, logits: &mut CpuLogits) -> Result<(), TaskPanicked> {
         let (logits, surveys) = logits.all();
-        let wanted = &self.plan.wanted;
-        let tiling = Tiling::new(wanted.len(), self.level.tile_rows(head.format));
+        let tiling = Tiling::new(self.plan.wanted.len(), self.level.tile_rows(head.format));
         let Buffers { x, inputs, .. } = &mut *self.buffers;
         let source = Source {
             data: x,
-            pick: Some(wanted),
             norm: Some(RmsNorm {
                 eps: self.config.norm_eps,
             }),

@@ -79,8 +79,6 @@ impl<'a> Rows<'a> {
 pub(crate) struct Source<'a> {
     /// Row-major, as wide as the product is deep.
     pub(crate) data: &'a [f32],
-    /// Which rows; all, from the first on, if there is no list.
-    pub(crate) pick: Option<&'a [usize]>,
     pub(crate) norm: Option<RmsNorm>,
 }
 
@@ -167,10 +165,7 @@ impl Kernel for Convert<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         for row in 0..self.rows {
-            let index = self
-                .source
-                .pick
-                .map_or(self.first + row, |pick| pick[self.first + row]);
+            let index = self.first + row;
             let input = &self.source.data[index * self.depth..(index + 1) * self.depth];
             let scale = match self.source.norm {
                 Some(norm) => inverse_rms(s, input, norm.eps),

@@ -79,7 +79,6 @@ fn put(
     let mut inputs = Inputs::try_new(&[(rows, packed.depth)], packed.format).unwrap();
     let source = Source {
         data: x,
-        pick: None,
         norm: None,
     };
     let rows = inputs

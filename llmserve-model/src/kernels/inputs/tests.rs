@@ -76,11 +76,7 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                 let packed = weights(dtype, width, &weight);
                 let tiling = Tiling::new(rows, level.tile_rows(dtype.format()));
                 let format = dtype.format();
-                let source = Source {
-                    data: &input,
-                    pick: None,
-                    norm,
-                };
+                let source = Source { data: &input, norm };
                 let mut inputs = Inputs::try_new(&[(rows, width)], format).unwrap();
                 let filled = inputs
                     .fill(&mut team, level, &packed, tiling, source)
@@ -100,12 +96,9 @@ fn rows_are_normalised_converted_and_do_not_see_their_neighbours() {
                         let off = (got - want(k)).abs();
                         assert!(off <= 1.001 * precision * peak + 1e-9, "{level:?} {dtype}");
                     }
-                    let picked = Source {
-                        pick: Some(&[row]),
-                        ..source
-                    };
+                    let only = Source { data: x, norm };
                     let mut alone = Inputs::try_new(&[(1, width)], format).unwrap();
-                    let alone = alone.fill(&mut team, level, &packed, Tiling::new(1, 1), picked);
+                    let alone = alone.fill(&mut team, level, &packed, Tiling::new(1, 1), only);
                     assert_eq!(numbers(&alone.unwrap())[0], got[row]);
                 }
             }

@@ -69,7 +69,6 @@ impl KernelBench {
             let mut inputs = allocated(Inputs::try_new(&[(rows, depth)], dtype.format()))?;
             let source = Source {
                 data: &data,
-                pick: None,
                 norm: None,
             };
             let tiling = Tiling::new(rows, self.level.tile_rows(dtype.format()));
@@ -120,7 +119,6 @@ impl KernelBench {
         let tiling = Tiling::new(rows, self.level.tile_rows(format));
         let source = Source {
             data: &data,
-            pick: None,
             norm: Some(RmsNorm { eps: 1e-5 }),
         };
         let (level, team) = (self.level, &mut self.team);

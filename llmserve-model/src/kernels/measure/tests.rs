@@ -75,7 +75,6 @@ fn repeated_panels_give_repeated_results() {
                     let tiling = Tiling::new(rows, level.tile_rows(dtype.format()));
                     let source = Source {
                         data: &data,
-                        pick: None,
                         norm: None,
                     };
                     let filled = inputs
