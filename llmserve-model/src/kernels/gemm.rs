@@ -62,12 +62,17 @@ pub(crate) fn gemm(
     let tiles = tiling.tiles().div_ceil(blocks);
     let blocks = tiling.tiles().div_ceil(tiles);
 
-    // Whole quadruples where there are plenty, whole pairs always.
+    // Whole quadruples or pairs where there are plenty; gates and what they gate are never parted.
     let wanted = (team.threads() * TASKS_A_THREAD).div_ceil(blocks).max(1);
-    let group = weights.panels.div_ceil(wanted);
-    let unit = if group >= MOST_PANELS { MOST_PANELS } else { 2 };
-    let group = group.next_multiple_of(unit);
+    let group = match weights.panels / wanted {
+        plenty @ MOST_PANELS.. => plenty / MOST_PANELS * MOST_PANELS,
+        2.. => 2,
+        _ if matches!(output.put, Put::Gated(_)) => 2,
+        _ => 1,
+    };
     let groups = weights.panels.div_ceil(group);
+    // Threads that take turns come by so many tasks further on.
+    let turn = team.threads();
 
     let out = Disjoint::new(output.out);
     team.run(blocks * groups, |task, _| {
@@ -80,6 +85,7 @@ pub(crate) fn gemm(
             put: output.put,
             tiles: block * tiles..((block + 1) * tiles).min(tiling.tiles()),
             panels: part * group..((part + 1) * group).min(weights.panels),
+            following: (task + turn < blocks * groups).then(|| (task + turn) % groups * group),
         };
         match weights.format {
             Format::F32 => level.run(Part(job, F32)),
@@ -98,6 +104,8 @@ struct Job<'a> {
     put: Put,
     tiles: Range<usize>,
     panels: Range<usize>,
+    /// The first panel of the task that this thread is likely to come by next.
+    following: Option<usize>,
 }
 
 struct Part<'a, P>(Job<'a>, P);
@@ -147,17 +155,17 @@ impl Job<'_> {
                 Ahead::Stream
             };
         }
-        if tile > 2 || next + count >= self.panels.end {
+        let coming = match next + count {
+            coming if coming < self.panels.end => Some(coming),
+            _ => self.following,
+        };
+        let Some(coming) = coming.filter(|_| tile <= 2) else {
             return Ahead::Nothing;
-        }
+        };
         let words = self.weights.format.panel_words(self.weights.depth);
         let lines = (tile - 1) * count * words;
-        Ahead::Lines(
-            self.weights
-                .panel(next + count)
-                .as_ptr()
-                .wrapping_add(lines * LANES),
-        )
+        let from = self.weights.panel(coming).as_ptr();
+        Ahead::Lines(from.wrapping_add(lines * LANES))
     }
 
     /// Applies the scales of columns, adds biases, and hands on the results of `rows` with the
