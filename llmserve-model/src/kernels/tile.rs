@@ -410,6 +410,11 @@ impl Product for Int4 {
                 let offset = s.splat_word(input.offsets[group * ROWS + r]);
                 *acc = [[offset; VECTORS]; PANELS];
             }
+            if let Ahead::Stream = ahead {
+                for panel in panels {
+                    s.prefetch(panel.as_ptr().wrapping_add(block + AHEAD * PANEL));
+                }
+            }
             let begin = 2 * group * each;
             let piece = piece::<ROWS>(input, begin / PIECE * PIECE);
             for word in 0..each.min(words - group * each) {
