@@ -6,9 +6,16 @@
 //! as 1, 2, 3", SC 2011), makes the pick independent of how many others were drawn, when, and
 //! beside which neighbours.
 //!
-//! A row's key is the XXH3-128 of (seed, choice, position), 24 bytes little-endian. A token's
-//! bits are SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) over the token, keyed before
-//! and between its rounds: a few instructions for each token.
+//! The winner is found without everybody's noise. Eᵢ = −ln uᵢ = e^−Gᵢ is an exponential, and of 64
+//! exponentials the least is an exponential over 64, belongs to any of them alike, and is exceeded
+//! by the others by exponentials once more, as exponentials have no memory. So the noise is drawn
+//! that way round: a group's least and whose it is, then each other's distance from it. One hash
+//! tells of a whole group whether it is worth a look (Maddison, Tarlow, Minka, "A* Sampling",
+//! NeurIPS 2014).
+//!
+//! A row's key is the XXH3-128 of (seed, choice, position), 24 bytes little-endian. The bits of a
+//! token or a group are SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) over its number,
+//! keyed before and between its rounds.
 
 use super::math::{ln, neg_ln_one_minus};
 use crate::ids::TokenId;
@@ -36,73 +43,108 @@ impl Noise {
         }
     }
 
-    /// 64 uniform bits for `token`. The fewer, the greater its [`gumbel`].
     #[inline]
-    pub(super) fn bits(self, token: TokenId) -> u64 {
+    fn hash(self, number: u64) -> u64 {
         let mut z = self
             .before
-            .wrapping_add(u64::from(token).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            .wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ self.between;
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    /// Whether one of the `count` tokens from `first` on may have [`bits`](Self::bits) up to
-    /// `limit`. Never a false no; a yes is to be looked into.
+    /// 64 uniform bits for `token`. They are too many for its [`gumbel`](Self::gumbel) to reach a
+    /// lead if they are more than its [`contenders`], and it has not the least of its group.
     #[inline]
-    pub(super) fn any_within(self, first: TokenId, count: usize, limit: u64) -> bool {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        /// Side by side, so that no hash waits for a comparison.
-        const ABREAST: usize = 4;
-        // The finaliser's last round leaves the upper 31 bits alone: they suffice.
-        let limit = limit | ((1 << 33) - 1);
-        let place = u64::from(first).wrapping_mul(STEP);
-        let place = self.before.wrapping_add(place);
-        let hash = |place: u64| {
-            let z = (place ^ (place >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ self.between;
-            (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
-        };
-        // The least is one instruction less a token than an answer for each.
-        let mut least = [u64::MAX; ABREAST];
-        let mut places: [u64; ABREAST] =
-            std::array::from_fn(|i| place.wrapping_add(STEP.wrapping_mul(i as u64)));
-        for _ in 0..count / ABREAST {
-            for (least, place) in least.iter_mut().zip(&mut places) {
-                *least = hash(*place).min(*least);
-                *place = place.wrapping_add(STEP.wrapping_mul(ABREAST as u64));
-            }
-        }
-        for &place in &places[..count % ABREAST] {
-            least[0] = hash(place).min(least[0]);
-        }
-        least.iter().any(|&least| least <= limit)
+    pub(super) fn bits(self, token: TokenId) -> u64 {
+        self.hash(u64::from(token))
     }
 
-    /// The Gumbel noise of `token`.
-    pub(super) fn gumbel(self, token: TokenId) -> f64 {
-        gumbel(self.bits(token))
+    /// The group of `token`.
+    #[inline]
+    pub(super) fn group(self, token: TokenId) -> Group {
+        let number = token / GROUP as TokenId;
+        Group {
+            number,
+            // Beyond any token.
+            bits: self.hash(1 << 32 | u64::from(number)),
+        }
     }
+
+    /// The Gumbel noise of `token`: from −3.7 to 45.1. Two tokens tie about once in 10¹⁵ picks.
+    pub(super) fn gumbel(self, token: TokenId) -> f64 {
+        let group = self.group(token);
+        let more = match group.has_least(token) {
+            true => 0.0,
+            false => exponential(self.bits(token), 64),
+        };
+        -ln(group.least() + more)
+    }
+}
+
+/// Tokens whose noise is drawn together.
+pub(super) const GROUP: usize = 64;
+/// Bits that tell which of them has the least.
+const PLACE: u32 = GROUP.trailing_zeros();
+/// ln 64.
+const LN_GROUP: f64 = 4.158_883_083_359_671_5;
+
+/// What is known of [`GROUP`] tokens, the first of them a multiple of it, by one hash.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    number: TokenId,
+    /// Above the lowest six, the least; in the lowest six, whose it is.
+    bits: u64,
+}
+
+impl Group {
+    /// Whether `token` is one of the group.
+    #[inline]
+    pub(super) fn includes(self, token: TokenId) -> bool {
+        token / GROUP as TokenId == self.number
+    }
+
+    /// Whether `token`, one of the group, has the least.
+    #[inline]
+    pub(super) fn has_least(self, token: TokenId) -> bool {
+        u64::from(token) % GROUP as u64 == self.bits % GROUP as u64
+    }
+
+    /// Whether the noise of one of the group may be of those that [`group_contenders`] told.
+    /// Never a false no.
+    #[inline]
+    pub(super) fn is_within(self, limit: u64) -> bool {
+        self.bits >> PLACE << PLACE <= limit
+    }
+
+    fn least(self) -> f64 {
+        exponential(self.bits >> PLACE, 64 - PLACE) / GROUP as f64
+    }
+}
+
+/// `width` uniform bits as an exponential, −ln(1 − v) with v the bits as a number in (0, 1).
+///
+/// Taking 1 − v for u puts all the resolution where winners come from.
+fn exponential(bits: u64, width: u32) -> f64 {
+    let v = (bits as f64 + 0.5) / (2.0 * (1u64 << (width - 1)) as f64);
+    neg_ln_one_minus(v.min(1.0 - f64::EPSILON / 2.0))
 }
 
 const TWO_TO_52: f64 = 4_503_599_627_370_496.0;
 const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
 
-/// Greatest value of [`gumbel`], rounded up.
+/// Greatest noise, rounded up.
 const MOST: f64 = 45.1;
 
-/// Bits as Gumbel noise, −ln(−ln(1 − v)) with v the bits as a number in (0, 1).
-///
-/// Taking 1 − v for u puts all 64 bits of resolution where winners come from: values reach from
-/// −3.7 to 45, and two tokens tie about once in 10¹⁵ picks.
-pub(super) fn gumbel(bits: u64) -> f64 {
-    let v = (bits as f64 + 0.5) / TWO_TO_64;
-    let v = v.min(1.0 - f64::EPSILON / 2.0);
-    -ln(neg_ln_one_minus(v))
+/// Bits of a whole group within which somebody's noise may reach `lead`; none when nobody's does.
+#[inline]
+pub(super) fn group_contenders(lead: f64) -> Option<u64> {
+    contenders(lead - LN_GROUP)
 }
 
-/// Bits that no [`gumbel`] from `lead` on exceeds; none when no bits reach it. Never too small,
-/// and a sixteenth too great at most: a token above it can be passed over for two multiplications
-/// instead of two logarithms.
+/// Bits that no noise −ln(−ln(1 − v)) from `lead` on exceeds; none when no bits reach it. Never too
+/// small, and a sixteenth too great at most: a token above it can be passed over for two
+/// multiplications instead of two logarithms.
 #[inline]
 pub(super) fn contenders(lead: f64) -> Option<u64> {
     if lead > MOST {
@@ -225,22 +267,52 @@ mod tests {
 
     #[test]
     fn the_tails_are_finite_and_ordered() {
-        let ladder = [
-            0,
-            1,
-            2,
-            1 << 20,
-            1 << 40,
-            1 << 62,
-            3 << 62,
-            u64::MAX - 4096,
-            u64::MAX,
-        ];
-        let values: Vec<f64> = ladder.iter().map(|&bits| gumbel(bits)).collect();
-        assert!(values.iter().all(|g| g.is_finite()), "{values:?}");
-        assert!(values.windows(2).all(|w| w[0] >= w[1]), "{values:?}");
-        assert!(values[0] < MOST && values[0] > 44.0);
-        assert!(values[8] > -3.7);
+        let noise = |bits, place, token| {
+            let group = Group {
+                number: 0,
+                bits: bits << PLACE | place,
+            };
+            let more = match group.has_least(token) {
+                true => 0.0,
+                false => exponential(bits, 64),
+            };
+            -ln(group.least() + more)
+        };
+        let ladder = [0, 1, 2, 1 << 20, 1 << 40, 1 << 57, 3 << 56, (1 << 58) - 1];
+        for place in [5, 6] {
+            let values: Vec<f64> = ladder.iter().map(|&bits| noise(bits, place, 5)).collect();
+            assert!(values.iter().all(|g| g.is_finite()), "{values:?}");
+            assert!(values.windows(2).all(|w| w[0] >= w[1]), "{values:?}");
+            assert!(values[0] < MOST && values[0] > 40.0, "{values:?}");
+        }
+        for bits in [0, 1, u64::MAX - 4096, u64::MAX] {
+            let alone = exponential(bits, 64);
+            assert!(alone > 0.0 && -ln(alone) < MOST && -ln(alone + 0.6) > -3.7);
+        }
+    }
+
+    #[test]
+    fn everyone_has_the_least_of_a_group_as_often_and_others_have_more() {
+        let n = 64_000u64;
+        let mut cells = [0f64; GROUP];
+        for i in 0..n {
+            let noise = Noise::new(i, 0, 3);
+            let tokens = 640..640 + GROUP as TokenId;
+            let group = noise.group(645);
+            assert!(tokens.clone().all(|token| group.includes(token)));
+            assert!(!group.includes(639) && !group.includes(704));
+            let best = tokens.max_by(|&a, &b| noise.gumbel(a).total_cmp(&noise.gumbel(b)));
+            let best = best.unwrap_or(0);
+            assert!(group.has_least(best));
+            cells[best as usize % GROUP] += 1.0;
+        }
+        // 63 degrees of freedom: a standard deviation of 11.2.
+        let expected = n as f64 / GROUP as f64;
+        let chi: f64 = cells
+            .iter()
+            .map(|c| (c - expected).powi(2) / expected)
+            .sum();
+        assert!((20.0..120.0).contains(&chi), "{chi}");
     }
 
     #[test]
@@ -249,21 +321,22 @@ mod tests {
             let noise = Noise::new(i, 0, 0);
             // Spread over all magnitudes, not only the likely ones.
             let bits = noise.bits(0) >> (i % 64);
-            let limit = contenders(gumbel(bits));
+            let gumbel = -ln(exponential(bits, 64));
+            let limit = contenders(gumbel);
             assert!(limit.is_some_and(|limit| bits <= limit), "{bits} {limit:?}");
-            let tight = gumbel(bits) < 3.0
+            let tight = gumbel < 3.0
                 || limit.is_some_and(|limit| limit as f64 <= bits as f64 * 1.125 + 2.0);
             assert!(tight, "{bits} {limit:?}");
         }
-        for i in 0..2_000u64 {
-            let noise = Noise::new(i, 0, 0);
-            let first = (i * 37) as TokenId;
-            let bits = (first..first + 64).map(|token| noise.bits(token));
-            let least = bits.min().unwrap_or(0);
-            assert!(noise.any_within(first, 64, least));
-            // Looser than the bits themselves by the 33 that are not looked at.
-            let below = (least >> 33 << 33).checked_sub(1);
-            assert!(below.is_none_or(|below| !noise.any_within(first, 64, below)));
+        for i in 0..20_000u64 {
+            let number = (i * 37) as TokenId;
+            let bits = Noise::new(i, 0, 0).bits(0) >> (i % 64);
+            let group = Group { number, bits };
+            let lead = -ln(group.least());
+            assert!(group_contenders(lead).is_some_and(|limit| group.is_within(limit)));
+            // A seventh beyond its reach it is passed over, but for one of the very least.
+            let loose = group_contenders(lead + 0.14).is_some_and(|limit| group.is_within(limit));
+            assert!(!loose || lead < 7.0 || bits < 1 << 16, "{bits}");
         }
         assert_eq!(contenders(1e300), None);
         assert_eq!(contenders(f64::INFINITY), None);
@@ -280,5 +353,7 @@ mod tests {
         ];
         let pinned = [0x3546_8520_09bc_1145, 0x1aad_985f_3571_f0bf];
         assert_eq!(bits, pinned, "{bits:#x?}");
+        let group = Noise::new(42, 1, 17).group(128_000);
+        assert_eq!((group.number, group.bits), (2000, 0x0907_635e_42e8_386f));
     }
 }

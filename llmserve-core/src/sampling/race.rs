@@ -2,10 +2,10 @@
 //!
 //! Noise costs two logarithms, and nearly every token is far from winning. So the best token
 //! goes first, and the others are let in only when their bits could beat the score to beat: one
-//! hash and one comparison for a token, for a whole block neither when even its best logit is out
+//! hash and one comparison for a whole group of tokens, not even those when its best logit is out
 //! of reach. What is left out could not have won, so the pick is that of the plain definition.
 
-use super::noise::{Noise, contenders, gumbel};
+use super::noise::{GROUP, Noise, contenders, group_contenders};
 use super::select::{BLOCK, Candidate, better_first};
 use super::survey::Survey;
 use crate::ids::TokenId;
@@ -30,14 +30,6 @@ impl Leader {
         }
     }
 
-    /// As [`challenge`](Self::challenge), by a token of that distance and those bits.
-    #[inline]
-    fn challenge_with(&mut self, id: TokenId, scaled: f64, bits: u64) {
-        if contenders(self.score - scaled).is_some_and(|limit| bits <= limit) {
-            self.challenge(id, scaled + gumbel(bits));
-        }
-    }
-
     fn challenge(&mut self, id: TokenId, score: f64) {
         if score > self.score || (score == self.score && id < self.id) {
             *self = Self { id, score };
@@ -56,20 +48,22 @@ pub(super) fn pick_from_row(
     noise: Noise,
 ) -> Candidate {
     let mut leader = Leader::first(peak, noise);
+    const { assert!(BLOCK == GROUP && Survey::BLOCK == GROUP) };
     for (first, most, block) in survey.blocks(logits) {
         if most < bar.logit {
             continue;
         }
-        let Some(limit) = contenders(leader.score - scaled(most, peak.logit, beta)) else {
-            continue;
-        };
-        if !noise.any_within(first, block.len(), limit) {
+        let lead = leader.score - scaled(most, peak.logit, beta);
+        let group = noise.group(first);
+        if !group_contenders(lead).is_some_and(|limit| group.is_within(limit)) {
             continue;
         }
+        let limit = contenders(lead).unwrap_or(0);
         for (id, &logit) in (first..).zip(block) {
-            let bits = noise.bits(id);
-            if bits <= limit && better_first(&Candidate { logit, id }, &bar).is_lt() {
-                leader.challenge_with(id, scaled(logit, peak.logit, beta), bits);
+            if (noise.bits(id) <= limit || group.has_least(id))
+                && better_first(&Candidate { logit, id }, &bar).is_lt()
+            {
+                leader.challenge(id, scaled(logit, peak.logit, beta) + noise.gumbel(id));
             }
         }
     }
@@ -89,18 +83,23 @@ pub(super) fn pick_from(
     noise: Noise,
 ) -> TokenId {
     let mut leader = Leader::first(peak, noise);
+    let mut group = noise.group(peak.id);
     for block in candidates.chunks(BLOCK) {
         let most = block.iter().fold(f32::NEG_INFINITY, |most, c| {
             if c.logit > most { c.logit } else { most }
         });
-        let most = scaled(most, peak.logit, beta);
-        let Some(limit) = contenders(leader.score - most) else {
+        let lead = leader.score - scaled(most, peak.logit, beta);
+        let Some(group_limit) = group_contenders(lead) else {
             continue;
         };
+        let limit = contenders(lead).unwrap_or(0);
         for &Candidate { logit, id } in block {
-            let bits = noise.bits(id);
-            if bits <= limit {
-                leader.challenge_with(id, scaled(logit, peak.logit, beta), bits);
+            // They come in the order of their ids, mostly.
+            if !group.includes(id) {
+                group = noise.group(id);
+            }
+            if group.is_within(group_limit) && (group.has_least(id) || noise.bits(id) <= limit) {
+                leader.challenge(id, scaled(logit, peak.logit, beta) + noise.gumbel(id));
             }
         }
     }
