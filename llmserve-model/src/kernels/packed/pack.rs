@@ -112,8 +112,9 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// For each channel the power of two that brings its largest weight near 1. Each output counts
-    /// alike, however large its own weights are: they have scales of their own.
+    /// For each channel the power of two that brings its largest weight near 1, and never above:
+    /// nothing overflows. Each output counts alike, however large its own weights are: they have
+    /// scales of their own.
     fn stretch(&self, team: &mut ThreadTeam) -> Result<Vec<f32>, LoadError> {
         /// Rows of a task.
         const ROWS: usize = 64;
@@ -193,9 +194,10 @@ impl Plan<'_> {
     }
 }
 
-/// The power of two that brings `peak` near 1.
+/// The greatest power of two that does not bring `peak` above 1.
 fn power(peak: f32) -> f32 {
-    let exponent = ((peak * std::f32::consts::SQRT_2).to_bits() >> 23) as i32 - 127;
+    // Rounded up, but for powers of two.
+    let exponent = ((peak.to_bits() + 0x007f_ffff) >> 23) as i32 - 127;
     // All zeros, or so near that nothing is to be gained; what is not finite is refused later.
     if !(-100..=100).contains(&exponent) {
         return 1.0;

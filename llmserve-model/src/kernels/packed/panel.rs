@@ -320,29 +320,29 @@ fn int4_scales(channels: &[Lanes; 32]) -> (Lanes, Lanes) {
         let mut errors = [0f32; PANEL];
         for column in 0..PANEL {
             let scale = f32::from_bits(upper_half(peaks[column] / divisor) & 0xffff_0000);
-            let usable = scale != 0.0 && scale.is_finite();
+            let inverse = 1.0 / scale;
+            let usable = inverse.is_finite() && inverse != 0.0;
             scales[column] = scale;
-            inverses[column] = if usable { 1.0 / scale } else { 0.0 };
+            inverses[column] = if usable { inverse } else { 0.0 };
             errors[column] = if usable { 0.0 } else { f32::INFINITY };
         }
         let (first, second) = channels.split_at(16);
         for (first, second) in first.iter().zip(second) {
             for column in 0..PANEL {
+                // In steps of the scale: neither too great nor too small to be squared.
                 let square = |x: f32| {
-                    let number = rounded(x * inverses[column]) - MAGIC;
-                    let off = number * scales[column] - x;
+                    let steps = x * inverses[column];
+                    let off = rounded(steps) - MAGIC - steps;
                     off * off
                 };
                 errors[column] += square(first[column]) + square(second[column]);
             }
         }
         for column in 0..PANEL {
-            let better = errors[column] < least[column];
-            least[column] = if better {
-                errors[column]
-            } else {
-                least[column]
-            };
+            let step = scales[column] / peaks[column];
+            let error = errors[column] * step * step;
+            let better = error < least[column];
+            least[column] = if better { error } else { least[column] };
             best.0[column] = if better {
                 scales[column]
             } else {

@@ -123,13 +123,16 @@ fn naive_int4(numbers: &[f32]) -> (f32, Vec<u8>) {
     let store = |x: f32, scale: f32| (x * (1.0 / scale)).clamp(-8.0, 7.0).round_ties_even();
     for step in 0..17 {
         let scale = half::bf16::from_f32(peak / -(7.0 + 1.6 * step as f32 / 16.0)).to_f32();
-        if scale == 0.0 {
+        let inverse = 1.0 / scale;
+        if !inverse.is_finite() {
             continue;
         }
-        let square = |x: f32| (store(x, scale) * scale - x).powi(2);
+        let square = |x: f32| (store(x, scale) - x * inverse).powi(2);
         let error = (0..16).fold(0f32, |sum, i| {
             sum + (square(padded[i]) + square(padded[i + 16]))
         });
+        let step = scale / peak;
+        let error = error * step * step;
         if error < least {
             (least, best) = (error, scale);
         }
@@ -193,6 +196,44 @@ fn words_are_what_the_definition_says() {
                             assert_eq!(nibble, int4.1[i], "{column} {k}");
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_of_any_magnitude_are_packed() {
+    for most in [f32::MAX, 1e20, 1e-20, 1e-35] {
+        weights_up_to(most);
+    }
+}
+
+fn weights_up_to(most: f32) {
+    let (depth, columns) = (70, 33);
+    // Channels of many magnitudes, whose weights are stretched to the largest of all.
+    let numbers: Vec<f32> = (0..columns * depth)
+        .map(|i| match i % depth {
+            0 => most,
+            k => -most / (1 + (k * 37) % 61) as f32,
+        })
+        .collect();
+    let tensor = bytes(&numbers, FileDType::F32);
+    let layers = [Linear {
+        weight: view(&tensor, FileDType::F32, &[columns, depth]),
+        bias: None,
+    }];
+    for dtype in [DType::Int8, DType::Int4] {
+        let mut team = ThreadTeam::new(2).unwrap();
+        let arrangement = Arrangement::Concatenated;
+        let packed = Packed::new(&mut team, dtype, depth, &layers, arrangement, None).unwrap();
+        for column in 0..columns {
+            let (panel, lane) = (packed.panel(column / PANEL), column % PANEL);
+            match &packed.scales {
+                Some(scales) => assert_eq!(scales[column], most / 127.0),
+                None => {
+                    let scale = f32::from_bits((panel[lane % 16] >> (16 * (lane / 16))) << 16);
+                    assert!(scale.abs() > most / 10.0 && scale.abs() < most, "{scale}");
                 }
             }
         }
