@@ -191,13 +191,18 @@ impl PackedFile {
             count += 1;
         }
         weights.tensor(EMBEDDING, &[config.vocab_size, config.hidden_size])?;
+        let end = begin + slab.len * size_of::<u32>();
+        if let Some((.., bytes)) = weights.place(EMBEDDING)
+            && bytes.start != end
+        {
+            return Err(format!("{EMBEDDING:?} is at bytes {bytes:?}, expected from {end}").into());
+        }
         if weights.names().count() != count {
             return Err("it has more tensors than the model".to_owned().into());
         }
-        let bytes = begin..begin + slab.len * size_of::<u32>();
         let words = weights
             .file()
-            .and_then(|file| Stored::mapped(file, bytes))
+            .and_then(|file| Stored::mapped(file, begin..end))
             .ok_or("its data are not aligned")?;
         Ok(Self {
             dtype,

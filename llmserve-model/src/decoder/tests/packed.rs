@@ -172,6 +172,35 @@ fn a_header_that_lies_is_refused_by_name() {
     }
 }
 
+#[test]
+fn an_embedding_before_the_other_weights_is_refused() {
+    let (_dir, path) = saved("llama", DType::Int8);
+    let whole = std::fs::read(&path).unwrap();
+    let length = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&whole[8..length]).unwrap();
+    let offsets = |value: &serde_json::Value| {
+        [0, 1].map(|at| value["data_offsets"][at].as_u64().unwrap() as usize)
+    };
+    let embedding = "model.embed_tokens.weight";
+    let [first, last] = offsets(&header[embedding]);
+    let len = last - first;
+    for (name, entry) in header.as_object_mut().unwrap() {
+        if name == embedding {
+            entry["data_offsets"] = serde_json::json!([0, len]);
+        } else if name != "__metadata__" {
+            let [begin, end] = offsets(entry);
+            entry["data_offsets"] = serde_json::json!([begin + len, end + len]);
+        }
+    }
+    let mut text = header.to_string().into_bytes();
+    text.resize((text.len() + 8).next_multiple_of(4096) - 8, b' ');
+    let data = &whole[length..];
+    let length = (text.len() as u64).to_le_bytes();
+    let moved = [&length[..], &text, &data[first..last], &data[..first]].concat();
+    let error = reopened(&path, &moved, DType::Int8).unwrap_err();
+    assert!(packed_reason(error).contains(embedding));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
