@@ -101,16 +101,18 @@ impl Medians {
 }
 
 /// Ways to pick a token, by name. Noise is drawn from the engine's fixed seed.
-fn samplings() -> [(&'static str, Sampling); 3] {
+fn samplings() -> [(&'static str, Sampling); 4] {
     let mut top_k = Sampling::default();
     top_k.temperature = 0.8;
     top_k.top_k = Some(40);
-    let mut top_p = Sampling::default();
-    top_p.temperature = 1.0;
+    let mut plain = Sampling::default();
+    plain.temperature = 1.0;
+    let mut top_p = plain.clone();
     top_p.top_p = 0.95;
     [
         ("greedy", Sampling::default()),
         ("top-k 40", top_k),
+        ("temperature 1", plain),
         ("top-p 0.95", top_p),
     ]
 }
