@@ -41,6 +41,10 @@
 //! # Ok::<(), llmserve_sched::BuildError>(())
 //! ```
 //!
+//! What a policy or a limit does to latencies and throughput is seen without a model and without
+//! waiting: a [`Simulation`] runs the scheduler and its KV manager in virtual time over random or
+//! recorded traffic.
+//!
 //! Scheduling per iteration is Orca's (Yu et al., OSDI 2022), chunked prefill beside decodes is
 //! Sarathi-Serve's (Agrawal et al., OSDI 2024), and the single token budget without phases,
 //! preemption by recomputation and the order of a plan are those of vLLM's V1 scheduler.
@@ -51,6 +55,7 @@ mod builder;
 mod config;
 pub mod policy;
 mod scheduler;
+pub mod simulation;
 #[cfg(test)]
 mod testing;
 
@@ -58,3 +63,4 @@ pub use builder::{BuildError, SchedulerBuilder};
 pub use config::SchedulerConfig;
 pub use policy::{Candidate, Fcfs, Policy, Priority, Rank};
 pub use scheduler::ContinuousScheduler;
+pub use simulation::Simulation;
