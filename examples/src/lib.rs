@@ -1,6 +1,7 @@
-//! Pieces that several examples share: finding a model, and the flags that shape an engine.
+//! Pieces that several examples share: finding a model, the flags that shape an engine, drawings.
 
 mod engine_args;
+pub mod plot;
 mod source;
 
 pub use engine_args::EngineArgs;

@@ -1,6 +1,8 @@
-//! A roofline drawing (Williams, Waterman and Patterson, 2009) as SVG, for light and dark pages.
+//! A roofline drawing (Williams, Waterman and Patterson, 2009).
 
 use std::fmt::Write;
+
+use super::svg::{COLOURS, escaped, head, line, text, ticks, width};
 
 /// The canvas.
 const WIDTH: f64 = 920.0;
@@ -10,15 +12,10 @@ const LEFT: f64 = 70.0;
 const TOP: f64 = 48.0;
 const RIGHT: f64 = WIDTH - 24.0;
 const BOTTOM: f64 = HEIGHT - 54.0;
-/// A label's height, and the width of one of its letters.
+/// A label's height.
 const LINE: f64 = 14.0;
-const LETTER: f64 = 7.0;
 /// Half of a marker.
 const MARK: f64 = 5.0;
-
-/// Colours that can be told apart, on light and on dark ground (after Okabe and Ito, 2008).
-const LIGHT: [&str; 4] = ["#0072b2", "#c24e00", "#00805c", "#a8508a"];
-const DARK: [&str; 4] = ["#56b4e9", "#ff9d4d", "#3ccf9f", "#e79fcb"];
 
 /// The shape of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +122,7 @@ impl Roofline {
         }
         let mut out = String::new();
         let mut taken = Vec::new();
-        head(&mut out, &self.title);
+        head(&mut out, (WIDTH, HEIGHT), LEFT, &self.title);
         grid(&mut out, axes);
         self.roof(&mut out, axes, &mut taken);
         legend(&mut out, &series, &mut taken);
@@ -240,35 +237,6 @@ impl Roofline {
     }
 }
 
-fn head(out: &mut String, title: &str) {
-    // Both modes are spelled out: not every reader of SVG knows variables.
-    let light = style("#ffffff", "#24292f", "#e6e8eb", LIGHT);
-    let dark = style("#0d1117", "#d8dee6", "#262c35", DARK);
-    let title = escaped(title);
-    let _ = writeln!(
-        out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" font-family="system-ui, sans-serif" font-size="12">
-<title>{title}</title>
-<style>{light}@media(prefers-color-scheme:dark){{{dark}}}</style>
-<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>
-<text x="{LEFT}" y="28" font-size="14">{title}</text>"#
-    );
-}
-
-fn style(ground: &str, ink: &str, faint: &str, colours: [&str; 4]) -> String {
-    let mut css = format!(
-        ".ground{{fill:{ground}}}text{{fill:{ink}}}.name{{font-style:italic}}\
-         .grid{{stroke:{faint}}}.frame,.roof{{stroke:{ink};fill:none}}.roof{{stroke-width:1.6}}"
-    );
-    for (index, colour) in colours.iter().enumerate() {
-        let _ = write!(
-            css,
-            ".c{index}{{fill:{colour};stroke:{ground}}}.l{index}{{stroke:{colour}}}.t{index}{{fill:{colour}}}"
-        );
-    }
-    css
-}
-
 /// Lines at 1, 2 and 5 of each power of ten, and the axes' names.
 fn grid(out: &mut String, axes: Axes) {
     for value in ticks(axes.x) {
@@ -300,17 +268,6 @@ fn grid(out: &mut String, axes: Axes) {
     );
 }
 
-/// Round numbers between two powers of ten.
-fn ticks((low, high): (f64, f64)) -> Vec<f64> {
-    let first = low.floor() as i32;
-    (first..=high.ceil() as i32)
-        .flat_map(|power| [1, 2, 5].map(|digit| (digit, power)))
-        // Parsed, for the double that is nearest to the number as it is written.
-        .filter_map(|(digit, power)| format!("{digit}e{power}").parse::<f64>().ok())
-        .filter(|value| (low..=high).contains(&value.log10()))
-        .collect()
-}
-
 /// Which colour is what, in the lower right, where points would be slow ones.
 fn legend(out: &mut String, series: &[&str], taken: &mut Vec<Area>) {
     let widest = series.iter().map(|s| width(s)).fold(0.0, f64::max);
@@ -330,7 +287,7 @@ fn legend(out: &mut String, series: &[&str], taken: &mut Vec<Area>) {
 
 /// A label where it covers least, near its point; with a thin line to it where it stands off.
 fn label(out: &mut String, (x, y): (f64, f64), name: &str, colour: usize, taken: &mut Vec<Area>) {
-    let colour = colour % LIGHT.len();
+    let colour = colour % COLOURS;
     let width = width(name);
     let at = |left: f64, top: f64| Area {
         x: left,
@@ -401,7 +358,7 @@ fn label(out: &mut String, (x, y): (f64, f64), name: &str, colour: usize, taken:
 }
 
 fn mark(out: &mut String, (x, y): (f64, f64), marker: Marker, colour: usize) {
-    let colour = colour % LIGHT.len();
+    let colour = colour % COLOURS;
     let _ = match marker {
         Marker::Disc => writeln!(
             out,
@@ -415,31 +372,6 @@ fn mark(out: &mut String, (x, y): (f64, f64), marker: Marker, colour: usize) {
             side = 2.0 * MARK
         ),
     };
-}
-
-fn line(out: &mut String, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
-    let _ = writeln!(
-        out,
-        r#"<line class="{class}" x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}"/>"#
-    );
-}
-
-fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, content: &str) {
-    let _ = writeln!(
-        out,
-        r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{}</text>"#,
-        escaped(content)
-    );
-}
-
-fn width(text: &str) -> f64 {
-    LETTER * text.chars().count() as f64
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -511,10 +443,5 @@ mod tests {
         assert!(svg.contains("a &lt; b &amp; c"));
         assert!(!svg.contains("zero") && !svg.to_lowercase().contains("nan<"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
-    }
-
-    #[test]
-    fn ticks_are_round_and_within() {
-        assert_eq!(ticks((-0.5, 1.1)), [0.5, 1.0, 2.0, 5.0, 10.0]);
     }
 }
