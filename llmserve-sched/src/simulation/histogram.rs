@@ -68,7 +68,12 @@ impl Histogram {
             for (bin, &count) in bins.iter().enumerate() {
                 seen += count;
                 while next < N && ranks[next] <= seen {
-                    found[next] = middle(octave, bin).clamp(self.min, self.max);
+                    // The first and the last of all are known.
+                    found[next] = match ranks[next] {
+                        rank if rank == self.count => self.max,
+                        1 => self.min,
+                        _ => middle(octave, bin).clamp(self.min, self.max),
+                    };
                     next += 1;
                 }
             }
