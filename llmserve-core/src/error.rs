@@ -31,12 +31,14 @@ pub enum Error {
         limited_by: String,
     },
     /// Too much is waiting already. Nothing is wrong with the request.
-    #[error("overloaded: {waiting} requests are waiting, the limit is {limit}: try again later")]
+    #[error("overloaded: {waiting} {unit} are waiting, the limit is {limit}: try again later")]
     Overloaded {
-        /// Requests waiting.
+        /// How much is waiting.
         waiting: usize,
         /// The limit.
         limit: usize,
+        /// What is counted: `"requests"` or `"prompt tokens"`.
+        unit: &'static str,
         /// When to try again, where it can be told.
         retry_after: Option<Duration>,
     },

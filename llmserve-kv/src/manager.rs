@@ -117,6 +117,28 @@ impl KvManager for PagedKv {
         }
     }
 
+    fn common_prefix(&self, sequence: SequenceId, with: SequenceId) -> usize {
+        let (Ok(one), Ok(other)) = (self.slots.get(sequence), self.slots.get(with)) else {
+            return 0;
+        };
+        if !one.reuse {
+            return 0;
+        }
+        // An identity is chained from those before it: from the first that differs on all do.
+        let blocks = one.identities.len().min(other.identities.len());
+        let blocks = partition(blocks, |at| one.identities[at] == other.identities[at]);
+        blocks * self.layout.block_size
+    }
+
+    fn releasable(&self, sequence: SequenceId) -> usize {
+        let table = match self.slots.get(sequence) {
+            Ok(sequence) => sequence.table.as_slice(),
+            Err(_) => &[],
+        };
+        let own = table.iter().filter(|id| self.pool.block(**id).refs == 1);
+        own.count()
+    }
+
     fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError> {
         let sequence = self.slots.get(sequence)?;
         Ok(need(&self.pool, sequence, tokens, |_| ()).total())
@@ -319,4 +341,17 @@ impl KvManager for PagedKv {
     fn stats(&self) -> KvStats {
         self.counters.with(&self.pool)
     }
+}
+
+/// How many of `0..len` come before the first for which `holds` does not.
+fn partition(len: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match holds(middle) {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
 }

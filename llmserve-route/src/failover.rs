@@ -24,6 +24,7 @@ mod tests {
             Error::Overloaded {
                 waiting: 1,
                 limit: 1,
+                unit: "requests",
                 retry_after: None,
             },
             Error::ShutDown,

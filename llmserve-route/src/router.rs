@@ -95,6 +95,7 @@ impl Generate for Router {
             Ok(Next::Declined { outstanding }) => EventStream::failed(Error::Overloaded {
                 waiting: outstanding,
                 limit: outstanding,
+                unit: "requests",
                 retry_after: None,
             }),
             Ok(Next::Nobody) => EventStream::failed(Error::UnknownModel {

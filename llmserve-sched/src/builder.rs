@@ -1,7 +1,11 @@
 //! Options, checked once.
 
+use std::time::Duration;
+
 use crate::config::SchedulerConfig;
+use crate::fairness::Fairness;
 use crate::policy::{Fcfs, Policy};
+use crate::reservation::Reservation;
 use crate::scheduler::ContinuousScheduler;
 
 /// Options that cannot be honoured.
@@ -17,6 +21,22 @@ pub enum BuildError {
     /// The watermark is not a share.
     #[error("watermark is {0}, it must be at least 0 and below 1")]
     Watermark(f64),
+    /// A number of the reservation that cannot be one.
+    #[error("reservation: {option} is {value}")]
+    Reservation {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A number of the fairness that cannot be one.
+    #[error("fairness: {option} is {value}")]
+    Fairness {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        value: f64,
+    },
     /// A threshold splits prompts, which may not be split.
     #[error("long_prefill_threshold is {threshold} and chunked_prefill is off")]
     ThresholdWithoutChunks {
@@ -70,6 +90,24 @@ impl SchedulerBuilder {
         self
     }
 
+    /// See [`SchedulerConfig::max_queue_tokens`].
+    pub fn max_queue_tokens(mut self, tokens: impl Into<Option<usize>>) -> Self {
+        self.config.max_queue_tokens = tokens.into();
+        self
+    }
+
+    /// See [`SchedulerConfig::reservation`].
+    pub fn reservation(mut self, reservation: impl Into<Option<Reservation>>) -> Self {
+        self.config.reservation = reservation.into();
+        self
+    }
+
+    /// See [`SchedulerConfig::admission_delay`].
+    pub fn admission_delay(mut self, delay: Duration) -> Self {
+        self.config.admission_delay = delay;
+        self
+    }
+
     /// See [`SchedulerConfig::long_prefill_threshold`].
     pub fn long_prefill_threshold(mut self, tokens: impl Into<Option<usize>>) -> Self {
         self.config.long_prefill_threshold = tokens.into();
@@ -85,6 +123,12 @@ impl SchedulerBuilder {
     /// See [`SchedulerConfig::watermark`].
     pub fn watermark(mut self, share: f64) -> Self {
         self.config.watermark = share;
+        self
+    }
+
+    /// See [`SchedulerConfig::fairness`].
+    pub fn fairness(mut self, fairness: impl Into<Option<Fairness>>) -> Self {
+        self.config.fairness = fairness.into();
         self
     }
 
@@ -105,6 +149,7 @@ impl SchedulerBuilder {
             ("max_batched_tokens", Some(config.max_batched_tokens)),
             ("max_num_seqs", Some(config.max_num_seqs)),
             ("max_queue", config.max_queue),
+            ("max_queue_tokens", config.max_queue_tokens),
             ("long_prefill_threshold", config.long_prefill_threshold),
         ];
         for (option, value) in limits {
@@ -114,6 +159,12 @@ impl SchedulerBuilder {
         }
         if !(0.0..1.0).contains(&config.watermark) {
             return Err(BuildError::Watermark(config.watermark));
+        }
+        if let Some(Err((option, value))) = config.reservation.as_ref().map(Reservation::check) {
+            return Err(BuildError::Reservation { option, value });
+        }
+        if let Some(Err((option, value))) = config.fairness.as_ref().map(Fairness::check) {
+            return Err(BuildError::Fairness { option, value });
         }
         match config.long_prefill_threshold {
             Some(threshold) if !config.chunked_prefill => {
@@ -170,6 +221,49 @@ mod tests {
             error(|b| b.watermark(f64::NAN)),
             Some(BuildError::Watermark(_))
         ));
+        for (option, rules) in [
+            (
+                "initial",
+                Reservation {
+                    initial: 1.5,
+                    ..Reservation::default()
+                },
+            ),
+            (
+                "least",
+                Reservation {
+                    least: 0.8,
+                    ..Reservation::default()
+                },
+            ),
+            (
+                "rise",
+                Reservation {
+                    rise: f64::NAN,
+                    ..Reservation::default()
+                },
+            ),
+        ] {
+            assert!(matches!(
+                error(|b| b.reservation(rules)),
+                Some(BuildError::Reservation { option: told, .. }) if told == option
+            ));
+        }
+        let fairness = |option, value| Some(BuildError::Fairness { option, value });
+        let fair = Fairness::default;
+        assert_eq!(error(|b| b.fairness(fair())), None);
+        assert_eq!(
+            error(|b| b.fairness(fair().quantum(0))),
+            fairness("quantum", 0.0)
+        );
+        assert_eq!(
+            error(|b| b.fairness(fair().weight("a", -1.0))),
+            fairness("weights", -1.0)
+        );
+        assert_eq!(
+            error(|b| b.fairness(fair().cached_cost(-0.5))),
+            fairness("cached_cost", -0.5)
+        );
         assert_eq!(
             error(|b| b.chunked_prefill(false).long_prefill_threshold(64)),
             Some(BuildError::ThresholdWithoutChunks { threshold: 64 })

@@ -1,5 +1,10 @@
 //! What a scheduler is told once.
 
+use std::time::Duration;
+
+use crate::fairness::Fairness;
+use crate::reservation::Reservation;
+
 /// Limits of a [`ContinuousScheduler`](crate::ContinuousScheduler).
 ///
 /// ```
@@ -21,6 +26,9 @@ pub struct SchedulerConfig {
     /// Most sequences that may wait when another is submitted; none for no limit. Default 4,096;
     /// at least 1.
     pub max_queue: Option<usize>,
+    /// Most prompt tokens that may wait, with those of the one submitted; none for no limit. One
+    /// request may wait alone whatever its length. Default none; at least 1.
+    pub max_queue_tokens: Option<usize>,
     /// Most tokens of one sequence in one step, so that a long prompt leaves budget to others.
     /// Default none; at least 1. Needs [`chunked_prefill`](Self::chunked_prefill).
     pub long_prefill_threshold: Option<usize>,
@@ -34,6 +42,16 @@ pub struct SchedulerConfig {
     /// those who run can grow. Rounded down to whole blocks. Sequences that were preempted are
     /// not subject to it, nor is anyone while nothing runs. Default 0.01.
     pub watermark: f64,
+    /// What admission keeps for the tokens that running sequences may still generate. Default as
+    /// [`Reservation::default`]; none admits as long as prompts fit, and preempts more. Nothing is
+    /// kept while nothing runs.
+    pub reservation: Option<Reservation>,
+    /// How long newcomers may be held back for a fuller batch, counted from the first plan that
+    /// sees one waiting. They are let in sooner when they fill the step's budget or the free seats.
+    /// Running sequences never wait for it, nor do preempted ones. Default 0: not at all.
+    pub admission_delay: Duration,
+    /// Whether tenants take turns, and how. Default none: all tenants are one queue.
+    pub fairness: Option<Fairness>,
 }
 
 impl Default for SchedulerConfig {
@@ -42,9 +60,13 @@ impl Default for SchedulerConfig {
             max_batched_tokens: 2048,
             max_num_seqs: 256,
             max_queue: Some(4096),
+            max_queue_tokens: None,
             long_prefill_threshold: None,
             chunked_prefill: true,
             watermark: 0.01,
+            reservation: Some(Reservation::default()),
+            admission_delay: Duration::ZERO,
+            fairness: None,
         }
     }
 }

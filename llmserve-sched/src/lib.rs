@@ -53,7 +53,9 @@
 
 mod builder;
 mod config;
+mod fairness;
 pub mod policy;
+mod reservation;
 mod scheduler;
 pub mod simulation;
 #[cfg(test)]
@@ -61,6 +63,15 @@ mod testing;
 
 pub use builder::{BuildError, SchedulerBuilder};
 pub use config::SchedulerConfig;
-pub use policy::{Candidate, Fcfs, Policy, Priority, Rank};
+pub use fairness::Fairness;
+pub use policy::{
+    Candidate, Displacing, EarliestDeadline, Fcfs, LongestPrefix, Policy, Priority, Rank,
+    ShortestPredicted,
+};
+pub use reservation::Reservation;
 pub use scheduler::ContinuousScheduler;
 pub use simulation::Simulation;
+
+/// How often a sequence is preempted before others are preferred as victims, and nobody displaces
+/// it any more.
+pub const MAX_PREEMPTIONS: u32 = 3;

@@ -11,11 +11,14 @@ mod workload;
 
 use llmserve_core::{IdentityRoot, KvManager};
 use llmserve_kv::PagedKv;
-use llmserve_sched::{ContinuousScheduler, Fcfs, Policy, Priority, SchedulerConfig};
+use llmserve_sched::{
+    ContinuousScheduler, Displacing, EarliestDeadline, Fairness, Fcfs, LongestPrefix, Policy,
+    Priority, Reservation, SchedulerConfig, ShortestPredicted, policy,
+};
 use proptest::prelude::*;
 
 use simulator::{Job, Report, simulate};
-use workload::{BLOCK, config, jobs};
+use workload::{BLOCK, config, jobs, policy};
 
 fn paged_kv(blocks: usize, caching: bool) -> PagedKv {
     PagedKv::builder()
@@ -54,14 +57,17 @@ proptest! {
     fn every_request_ends_once_with_all_its_tokens(
         (blocks, jobs) in (6..40usize).prop_flat_map(|blocks| (Just(blocks), jobs(blocks))),
         config in config(),
-        by_priority in any::<bool>(),
+        policy in policy(),
         caching in any::<bool>(),
         depth in 0..3usize,
         fail_every in prop::option::weighted(0.3, 3..20usize),
     ) {
-        let policy: Box<dyn Policy> = if by_priority { Box::new(Priority) } else { Box::new(Fcfs) };
-        let report = run(config, policy, (blocks, caching), &jobs, depth, fail_every);
-        let total = report.finished + report.refused + report.cancelled + report.failed;
+        let report = run(config, policy(), (blocks, caching), &jobs, depth, fail_every);
+        let total = report.finished
+            + report.refused
+            + report.cancelled
+            + report.expired
+            + report.failed;
         prop_assert_eq!(total, jobs.len());
     }
 
@@ -70,10 +76,12 @@ proptest! {
         jobs in jobs(40),
         config in config(),
         depth in 0..3usize,
+        policy in policy(),
     ) {
-        let config = SchedulerConfig { max_queue: None, ..config };
-        let jobs: Vec<_> = jobs.into_iter().map(|job| Job { cancel: None, ..job }).collect();
-        let together = run(config.clone(), Fcfs, (40, true), &jobs, depth, None);
+        let config = SchedulerConfig { max_queue: None, max_queue_tokens: None, ..config };
+        let endless = |job| Job { cancel: None, deadline: None, ..job };
+        let jobs: Vec<_> = jobs.into_iter().map(endless).collect();
+        let together = run(config.clone(), policy(), (40, true), &jobs, depth, None);
         let mut alone = std::collections::BTreeMap::new();
         for (index, job) in jobs.iter().enumerate() {
             let report = run(config.clone(), Fcfs, (40, false), std::slice::from_ref(job), 0, None);

@@ -103,6 +103,7 @@ fn check(kernels: Kernels, dtype: DType) {
             .kernels(kernels)
             .kv_blocks(kv_blocks)
             .max_num_seqs(64)
+            .scheduler(|scheduler| scheduler.reservation(None))
             .max_batched_tokens(budget)
             .threads(threads)
             .build()

@@ -198,6 +198,19 @@ pub trait KvManager: BlockTables + Send {
     /// (nothing) for one that holds blocks, is unknown, or may not reuse.
     fn prefix(&self, sequence: SequenceId) -> PrefixHit;
 
+    /// Tokens at the front that the first of two open sequences could share with the second: whole
+    /// blocks of equal tokens in an equal [`PrefixScope`]. The default, 0, is right for a manager
+    /// that cannot tell: what it costs is that both compute what one could.
+    fn common_prefix(&self, _sequence: SequenceId, _with: SequenceId) -> usize {
+        0
+    }
+
+    /// Blocks that nobody else holds, so that [`release`](Self::release) makes them available. By
+    /// default all that the sequence holds in the main group.
+    fn releasable(&self, sequence: SequenceId) -> usize {
+        self.table(sequence, GroupId::MAIN).len()
+    }
+
     /// Blocks that [`allocate`](Self::allocate) up to `tokens` would use up, idle hits and
     /// copies on write included.
     ///

@@ -11,6 +11,7 @@
 //! known from the moment it is planned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::Time;
 use super::kv::{KvError, KvManager};
@@ -94,6 +95,18 @@ pub enum Refusal {
         waiting: usize,
         /// The limit.
         limit: usize,
+        /// When there will be room at the present rate of service; none where it is not known.
+        retry_after: Option<Duration>,
+    },
+    /// Too many prompt tokens are waiting; try again later.
+    #[error("{tokens} prompt tokens are waiting, the limit is {limit}")]
+    QueueTokensFull {
+        /// Prompt tokens waiting.
+        tokens: usize,
+        /// The most that may wait, those of the request included.
+        limit: usize,
+        /// When there will be room at the present rate of service; none where it is not known.
+        retry_after: Option<Duration>,
     },
     /// A plug-in of the scheduler panicked over this request.
     #[error("the scheduling policy panicked: {message}")]

@@ -456,10 +456,25 @@ fn refused(refusal: Refusal) -> Error {
             field: "n",
             reason: refusal.to_string(),
         },
-        Refusal::QueueFull { waiting, limit } => Error::Overloaded {
+        Refusal::QueueFull {
             waiting,
             limit,
-            retry_after: None,
+            retry_after,
+        } => Error::Overloaded {
+            waiting,
+            limit,
+            unit: "requests",
+            retry_after,
+        },
+        Refusal::QueueTokensFull {
+            tokens,
+            limit,
+            retry_after,
+        } => Error::Overloaded {
+            waiting: tokens,
+            limit,
+            unit: "prompt tokens",
+            retry_after,
         },
         Refusal::PolicyPanicked { message } => Error::Panicked {
             part: "scheduling policy",

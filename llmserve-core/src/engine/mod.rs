@@ -203,6 +203,7 @@ impl Engine {
             return Err(Error::Overloaded {
                 waiting,
                 limit,
+                unit: "requests",
                 retry_after: None,
             });
         }

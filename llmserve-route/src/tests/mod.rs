@@ -166,6 +166,7 @@ fn overloaded() -> Error {
     Error::Overloaded {
         waiting: 8,
         limit: 8,
+        unit: "requests",
         retry_after: Some(Duration::from_secs(1)),
     }
 }

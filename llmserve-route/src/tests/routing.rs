@@ -282,6 +282,7 @@ fn a_strategy_that_panics_or_errs_disturbs_its_own_request_only() {
         Err(Error::Overloaded {
             waiting: 1,
             limit: 1,
+            unit: "requests",
             retry_after: None
         })
     );

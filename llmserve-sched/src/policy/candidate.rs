@@ -1,4 +1,4 @@
-//! What a policy sees of a running sequence.
+//! What a policy sees of a sequence.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use llmserve_core::{SequenceId, Time};
 
 use super::Rank;
 
-/// A running sequence that could yield its blocks.
+/// A running sequence that could yield its blocks, or a waiting one that is reviewed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidate {
@@ -26,11 +26,17 @@ pub struct Candidate {
     pub deadline: Option<Time>,
     /// Tokens known.
     pub tokens: usize,
-    /// Tokens computed, rows in flight included: what a preemption makes it compute again, less
-    /// what stays in the prefix cache.
+    /// Tokens computed, rows in flight included; 0 of a waiting one.
     pub computed: usize,
+    /// Tokens that need not be computed (again): of a waiting one what an admission would find in
+    /// the prefix cache, of a running one what others hold as well.
+    pub cached: usize,
+    /// KV blocks that a preemption makes available; 0 of a waiting one.
+    pub gain: usize,
     /// Tokens generated.
     pub generated: usize,
+    /// How often it has been preempted.
+    pub preemptions: u32,
 }
 
 impl Candidate {
@@ -46,8 +52,16 @@ impl Candidate {
             deadline: None,
             tokens: 0,
             computed: 0,
+            cached: 0,
+            gain: 0,
             generated: 0,
+            preemptions: 0,
         }
+    }
+
+    /// Tokens that a preemption makes it compute again at most: what others do not hold.
+    pub fn lost(&self) -> usize {
+        self.computed.saturating_sub(self.cached)
     }
 }
 
@@ -64,5 +78,36 @@ impl Candidate {
 pub fn last_in_rank(candidates: &[Candidate]) -> Option<usize> {
     let last = |(_, candidate): &(usize, &Candidate)| (candidate.rank, candidate.order);
     let found = candidates.iter().enumerate().max_by_key(last);
+    found.map(|(index, _)| index)
+}
+
+/// The candidate whose preemption costs least. Those that would free no block, and then those that
+/// have been preempted [three times](crate::MAX_PREEMPTIONS), are spared while there are others.
+/// Of the rest the highest rank yields, of equal ranks the one with the least work to
+/// [lose](Candidate::lost), of equal work the one that came last. None if there is none.
+///
+/// ```
+/// use llmserve_core::SequenceId;
+/// use llmserve_sched::policy::{Candidate, Rank, least_lost};
+/// let candidate = |slot, computed| {
+///     let mut candidate = Candidate::new(SequenceId::new(slot, 0), Rank::new(0), slot.into());
+///     (candidate.computed, candidate.gain) = (computed, 1);
+///     candidate
+/// };
+/// let mut candidates = [candidate(0, 90), candidate(1, 20), candidate(2, 60)];
+/// assert_eq!(least_lost(&candidates), Some(1));
+/// candidates[1].preemptions = 3;
+/// assert_eq!(least_lost(&candidates), Some(2));
+/// candidates[0].cached = 80; // others hold most of it
+/// assert_eq!(least_lost(&candidates), Some(0));
+/// ```
+pub fn least_lost(candidates: &[Candidate]) -> Option<usize> {
+    let cost = |(_, candidate): &(usize, &Candidate)| {
+        let Candidate { rank, order, .. } = **candidate;
+        let spared = candidate.preemptions >= crate::MAX_PREEMPTIONS;
+        let yields = (candidate.gain > 0, !spared, rank);
+        (yields, std::cmp::Reverse(candidate.lost()), order)
+    };
+    let found = candidates.iter().enumerate().max_by_key(cost);
     found.map(|(index, _)| index)
 }

@@ -1,8 +1,7 @@
 //! Who waits for whom, and who yields when the KV blocks run out.
 //!
-//! A policy ranks a request once, when it is submitted; the queue is ordered by that [`Rank`],
-//! equal ranks by the order of submission. A policy that decides by what changes later (a queue's
-//! age, a tenant's use) cannot be expressed as a rank.
+//! A policy gives a request a [`Rank`] when it is submitted; the queue is ordered by rank, equal
+//! ranks by the order of submission. That is all most policies are:
 //!
 //! ```
 //! use llmserve_core::SchedRequest;
@@ -20,16 +19,37 @@
 //! let scheduler = ContinuousScheduler::builder().policy(ShortestPrompt).build()?;
 //! # Ok::<(), llmserve_sched::BuildError>(())
 //! ```
+//!
+//! The rest of the trait is for those that need more, each method with a default:
+//!
+//! | method | who uses it | what for |
+//! | --- | --- | --- |
+//! | [`window`](Policy::window), [`review`](Policy::review) | [`LongestPrefix`] | ranks that change while one waits, in a queue that is short |
+//! | [`patience`](Policy::patience) | [`LongestPrefix`], [`ShortestPredicted`], [`EarliestDeadline`] | nobody is overtaken for ever |
+//! | [`displacing`](Policy::displacing), [`displaces`](Policy::displaces) | [`Displacing`] | a waiting one takes the place of a running one |
+//! | [`victim`](Policy::victim) | all | whose blocks are taken |
+//! | [`served`](Policy::served) | [`ShortestPredicted`] | learning from what was served |
+//!
+//! Fairness between tenants is not a policy: it chooses whose turn it is, and the policy orders
+//! the requests of one tenant. See [`Fairness`](crate::Fairness).
 
 mod candidate;
+mod deadline;
+mod displacing;
 mod fcfs;
 mod guarded;
+mod prefix;
 mod priority;
+mod shortest;
 
-pub use candidate::{Candidate, last_in_rank};
+pub use candidate::{Candidate, last_in_rank, least_lost};
+pub use deadline::EarliestDeadline;
+pub use displacing::Displacing;
 pub use fcfs::Fcfs;
 pub(crate) use guarded::Guarded;
+pub use prefix::LongestPrefix;
 pub use priority::Priority;
+pub use shortest::{MaxNewTokens, Predictor, ShortestPredicted, TenantMean};
 
 use llmserve_core::SchedRequest;
 
@@ -61,24 +81,86 @@ impl Rank {
     }
 }
 
+/// A sequence that was served: it finished, was cancelled, or expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Served<'a> {
+    /// Who asked.
+    pub tenant: Option<&'a str>,
+    /// Tokens it was submitted with.
+    pub prompt: usize,
+    /// Tokens it generated.
+    pub generated: usize,
+}
+
+impl<'a> Served<'a> {
+    /// What became of a request, for tests of a policy.
+    pub fn new(tenant: Option<&'a str>, prompt: usize, generated: usize) -> Self {
+        Self {
+            tenant,
+            prompt,
+            generated,
+        }
+    }
+}
+
 /// An order of service. See the [module's page](self) for one of your own.
 ///
-/// A policy that panics harms nobody: in [`rank`](Self::rank) the request is refused, in
-/// [`victim`](Self::victim) the default choice is made.
+/// A policy that panics harms nobody: in [`rank`](Self::rank) the request is refused, elsewhere
+/// the default of the method is taken.
 pub trait Policy: Send {
     /// The request's place in the queue, asked once, when it is submitted.
     fn rank(&self, request: &SchedRequest) -> Rank;
 
+    /// The longest queue whose requests are [reviewed](Self::review) before they are admitted;
+    /// in a longer one the ranks of the submission hold. Asked once. Default 0: no reviews.
+    ///
+    /// A review of a request costs one lookup of its prefix. Reviews are made in plans that can
+    /// admit somebody, and only after somebody was admitted, preempted or ended.
+    fn window(&self) -> usize {
+        0
+    }
+
+    /// The place of a waiting request as things are now; [`Candidate::cached`] says what of it an
+    /// admission would find. Default: the rank it has.
+    fn review(&self, waiting: &Candidate) -> Rank {
+        waiting.rank
+    }
+
+    /// How often a waiting request may be overtaken by one that came later. After that it is next.
+    /// Asked once. Default none: the rank is all that counts.
+    ///
+    /// With `w` requests before it (of the same tenant, where fairness is on) one is thus admitted
+    /// after at most `w + patience` others. Preempted ones that resume do not count.
+    fn patience(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether [`displaces`](Self::displaces) is worth asking at all: a plan in which nobody can be
+    /// admitted then looks at every running sequence. Asked once. Default no.
+    fn displacing(&self) -> bool {
+        false
+    }
+
+    /// Whether a waiting request of rank `waiting`, for which there are no seats or no blocks, may
+    /// take those of `running`, which is then preempted. Default no. A sequence that has been
+    /// preempted [three times](crate::MAX_PREEMPTIONS) is left alone whatever is said here.
+    fn displaces(&self, _waiting: Rank, _running: &Candidate) -> bool {
+        false
+    }
+
     /// Whose blocks are taken when a running sequence needs blocks and there are none: an index
     /// into `candidates`, the running sequences. The one in need is among them.
     ///
-    /// `None`, or an index that does not exist, leaves it to [`last_in_rank`], which is also the
-    /// default: the highest rank yields, of equal ranks the one that came last. Whatever is
-    /// chosen should rank behind those it yields to; a victim that is admitted again before them
-    /// takes its blocks back.
+    /// `None`, or an index that does not exist, leaves it to [`least_lost`], which is also the
+    /// default. Whatever is chosen should rank behind those it yields to; a victim that is
+    /// admitted again before them takes its blocks back.
     fn victim(&self, candidates: &[Candidate]) -> Option<usize> {
-        last_in_rank(candidates)
+        least_lost(candidates)
     }
+
+    /// A sequence was served. Default: nothing is learnt from it.
+    fn served(&mut self, _served: &Served<'_>) {}
 }
 
 impl<P: Policy + ?Sized> Policy for Box<P> {
@@ -86,7 +168,31 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
         (**self).rank(request)
     }
 
+    fn window(&self) -> usize {
+        (**self).window()
+    }
+
+    fn review(&self, waiting: &Candidate) -> Rank {
+        (**self).review(waiting)
+    }
+
+    fn patience(&self) -> Option<usize> {
+        (**self).patience()
+    }
+
+    fn displacing(&self) -> bool {
+        (**self).displacing()
+    }
+
+    fn displaces(&self, waiting: Rank, running: &Candidate) -> bool {
+        (**self).displaces(waiting, running)
+    }
+
     fn victim(&self, candidates: &[Candidate]) -> Option<usize> {
         (**self).victim(candidates)
+    }
+
+    fn served(&mut self, served: &Served<'_>) {
+        (**self).served(served);
     }
 }

@@ -7,7 +7,8 @@ use super::{Policy, Rank};
 /// By [`SchedRequest::priority`], lower first, then first come, first served. The lowest priority
 /// (the highest number) yields first, of equal ones the last to come.
 ///
-/// A sequence is displaced only when blocks run out, not because a more important one waits.
+/// A sequence yields when blocks run out, not because a more important one waits; for that there
+/// is [`Displacing`](super::Displacing).
 ///
 /// ```
 /// use llmserve_core::{SchedRequest, SequenceId};

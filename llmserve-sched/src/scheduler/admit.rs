@@ -1,10 +1,14 @@
 //! The second half of a plan: rows for those who wait.
 
-use llmserve_core::{Admission, KvError, KvManager, StepPlan};
+use llmserve_core::{Admission, KvError, KvManager, StepPlan, Time};
 
 use super::ContinuousScheduler;
-use super::queue::Place;
+use super::queue::{LineId, Place};
 use super::running::Left;
+
+/// Those that are passed in one plan before it leaves it at that: a walk along the queue must not
+/// grow with the queue.
+const MOST_PASSED: usize = 64;
 
 /// What became of the one whose turn it was.
 enum Turn {
@@ -12,8 +16,20 @@ enum Turn {
     Admitted(usize),
     /// It cannot have a row in this step, and loses nothing if those behind it do.
     Passed,
-    /// It could, with more of what is scarce; those behind it wait with it.
+    /// It could, with more budget; those behind it wait with it.
     Blocked,
+    /// It could, with so many seats and blocks more than are free.
+    Short { seats: usize, blocks: usize },
+}
+
+/// The head of the queue that found too few blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stuck {
+    place: Place,
+    /// What it needed itself.
+    needed: usize,
+    /// Blocks there were.
+    available: usize,
 }
 
 impl ContinuousScheduler {
@@ -22,44 +38,101 @@ impl ContinuousScheduler {
     pub(super) fn plan_waiting(
         &mut self,
         kv: &mut dyn KvManager,
+        now: Time,
         plan: &mut StepPlan,
         mut left: Left,
     ) {
-        let mut last = None;
-        while left.budget > 0 && self.seats < self.config.max_num_seqs {
-            let Some(place) = self.queue.after(last.as_ref()) else {
+        let mut passed = 0;
+        while left.budget > 0 && passed < MOST_PASSED && self.could_seat() {
+            self.review_waiting(kv);
+            let Some((line, place)) = self.queue.next(self.step) else {
                 break;
             };
-            match self.admit(place, kv, plan, &mut left) {
+            match self.admit(line, place, now, kv, plan, &mut left) {
                 Turn::Admitted(tokens) => left.budget -= tokens,
-                Turn::Passed => {}
+                Turn::Passed => {
+                    self.queue.pass(line, place, self.step);
+                    passed += 1;
+                }
                 Turn::Blocked => break,
+                Turn::Short { seats, blocks } => {
+                    if !self.policy.displacing()
+                        || !self.displace(place, (seats, blocks), kv, plan, &mut left)
+                    {
+                        break;
+                    }
+                }
             }
-            last = Some(place);
         }
+    }
+
+    /// Whether newcomers wait a little for others in this plan.
+    pub(super) fn is_held_back(&mut self, now: Time, left: &Left) -> bool {
+        let delay = self.config.admission_delay;
+        if delay.is_zero() {
+            return false;
+        }
+        let free = self.config.max_num_seqs.saturating_sub(self.seats);
+        let full = self.queue.tokens() >= left.budget || self.queue.len() >= free;
+        let only_newcomers = self.queue.len() > 0 && self.queue.resumed() == 0;
+        self.delay.holds(delay, now, only_newcomers, full)
+    }
+
+    /// Whether there is a seat, or one could be made.
+    fn could_seat(&self) -> bool {
+        self.seats < self.config.max_num_seqs || self.policy.displacing()
     }
 
     fn admit(
         &mut self,
+        line: LineId,
         place: Place,
+        now: Time,
         kv: &mut dyn KvManager,
         plan: &mut StepPlan,
         left: &mut Left,
     ) -> Turn {
         let (slot, running) = (place.slot, !self.ring.is_empty());
-        let Some(sequence) = self.table.at_mut(slot) else {
+        let Some(sequence) = self.table.at(slot) else {
             return Turn::Passed;
         };
         // A result in flight from before a preemption comes first: then all tokens are known.
-        if !sequence.is_ready() || !sequence.flight.is_empty() {
+        if !sequence.is_ready() || !sequence.flight.is_empty() || sequence.preempted == self.step {
             return Turn::Passed;
         }
-        if self.seats + sequence.seats > self.config.max_num_seqs {
-            return Turn::Blocked;
+        // The host ends it; until then it takes nothing from those who are still waited for.
+        if sequence.deadline.is_some_and(|deadline| deadline <= now) {
+            return Turn::Passed;
+        }
+        let seats = self.seats + sequence.seats;
+        if seats > self.config.max_num_seqs {
+            let seats = seats - self.config.max_num_seqs;
+            let blocks = match self.policy.displacing() {
+                // So that nobody loses a seat to one that then finds no blocks.
+                true => kv.demand(sequence.id, sequence.known).unwrap_or(0) + left.owed,
+                false => 0,
+            };
+            let blocks = blocks.saturating_sub(kv.available());
+            return Turn::Short { seats, blocks };
         }
         let available = kv.available();
-        if running && matches!(self.blocked, Some((at, had)) if at == place && available <= had) {
-            return Turn::Blocked;
+        let kept = match running {
+            true => {
+                let to_come = self.reserve.counted(sequence.to_come());
+                let to_come = self.reserve.blocks(to_come, kv.layout().block_size);
+                left.owed + to_come.max(self.watermark(place, kv))
+            }
+            // Alone it has the cache to itself.
+            false => left.owed,
+        };
+        if let Some(stuck) = self.blocked
+            && running
+            && stuck.place == place
+            && available <= stuck.available
+            && stuck.needed + kept > available
+        {
+            let blocks = stuck.needed + kept - available;
+            return Turn::Short { seats: 0, blocks };
         }
         let (id, known, max_chunk) = (sequence.id, sequence.known, sequence.max_chunk);
         let hit = kv.prefix(id).tokens.min(known - 1);
@@ -67,16 +140,19 @@ impl ContinuousScheduler {
         if len == 0 {
             return Turn::Blocked;
         }
-        let reserve = match place.newcomer && running {
-            true => watermark(self.config.watermark, kv),
-            false => 0,
-        };
+        if self.has_twin(slot, hit, left, kv) {
+            return Turn::Passed;
+        }
         // All its tokens must fit, whatever the chunk, beside what others have yet to take.
-        let needed = kv.demand(id, known);
-        let allocated = match needed {
-            Ok(needed) if needed + left.owed + reserve > available => {
-                self.blocked = Some((place, available));
-                return Turn::Blocked;
+        let allocated = match kv.demand(id, known) {
+            Ok(needed) if needed + kept > available => {
+                self.blocked = Some(Stuck {
+                    place,
+                    needed,
+                    available,
+                });
+                let blocks = needed + kept - available;
+                return Turn::Short { seats: 0, blocks };
             }
             Ok(_) => kv.allocate(id, hit + len),
             Err(error) => Err(error),
@@ -92,17 +168,26 @@ impl ContinuousScheduler {
                 return Turn::Passed;
             }
         };
+        self.dequeue(slot);
+        let Some(sequence) = self.table.at_mut(slot) else {
+            return Turn::Passed;
+        };
         let len = len.min(known - cached);
         let resumed = sequence.resumed;
+        let rank = sequence.submitted_rank();
+        sequence.rerank(rank);
         sequence.running = true;
         sequence.resumed = true;
         sequence.computed = cached;
         sequence.sealed = cached;
         sequence.plan_row(len, self.step, plan);
-        left.owed += sequence.owed(kv.layout().block_size.max(1));
-        self.seats += sequence.seats;
-        self.queue.remove(&place);
-        self.ring.push_back(slot);
+        left.note(sequence, kv.layout().block_size.max(1));
+        self.join_ring(slot);
+        if !resumed {
+            self.queue.admitted(line, known - cached, cached);
+            self.service.admitted(known);
+            self.delay.admitted();
+        }
         plan.admitted.push(Admission {
             id,
             cached_tokens: cached,
@@ -110,10 +195,31 @@ impl ContinuousScheduler {
         });
         Turn::Admitted(len)
     }
-}
 
-/// Blocks a newcomer leaves free.
-fn watermark(share: f64, kv: &dyn KvManager) -> usize {
-    let total = kv.layout().blocks.iter().min().copied().unwrap_or(0);
-    (share * total as f64) as usize
+    /// Blocks that a newcomer leaves free at least.
+    fn watermark(&self, place: Place, kv: &dyn KvManager) -> usize {
+        let total = kv.layout().blocks.iter().min().copied().unwrap_or(0);
+        match place.newcomer {
+            true => (self.config.watermark * total as f64) as usize,
+            false => 0,
+        }
+    }
+
+    /// Whether somebody is at work on a prefix that the waiting one lacks, at least as fast as it
+    /// could be itself. Of what a row computes its twins in the same step make use already; this
+    /// is about prompts that take several steps.
+    fn has_twin(&self, slot: usize, hit: usize, left: &Left, kv: &dyn KvManager) -> bool {
+        let Some(waiting) = self.table.at(slot) else {
+            return false;
+        };
+        let prefilling = left.prefilling.iter().flatten();
+        prefilling
+            .filter_map(|slot| self.table.at(*slot))
+            .filter(|other| other.running && other.max_chunk >= waiting.max_chunk)
+            .any(|other| {
+                let shared = kv.common_prefix(waiting.id, other.id);
+                // Up to where it is computed the waiting one has hit it, or cannot.
+                shared.min(other.known) > hit.max(other.computed)
+            })
+    }
 }

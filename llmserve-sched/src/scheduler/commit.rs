@@ -47,6 +47,7 @@ impl ContinuousScheduler {
         }
         let mut child = parent.fork(fork.child, self.order, fork.max_new_tokens);
         self.order += 1;
+        self.queue.join_line(child.line);
         let running = parent.running;
         if parent.seats > 1 {
             parent.seats -= 1;
@@ -57,19 +58,22 @@ impl ContinuousScheduler {
         let appended = kv.append(fork.child, &[fork.token]);
         self.note(appended);
         let slot = fork.child.slot();
+        self.queue.generated(child.line, 1);
         if running && self.seats < self.config.max_num_seqs {
             child.running = true;
-            self.seats += 1;
-            self.ring.push_back(slot);
         } else {
             // Its parent was preempted, or it was not announced: it waits like one preempted.
             child.computed = 0;
             child.sealed = 0;
             let released = kv.release(fork.child);
             self.note(released);
-            self.queue.insert(child.place());
         }
+        let runs = child.running;
         self.table.insert(child);
+        match runs {
+            true => self.join_ring(slot),
+            false => self.enqueue(slot),
+        }
     }
 
     /// Third: the new tokens. A sequence that has its first token has forked if it ever will, so
@@ -84,10 +88,15 @@ impl ContinuousScheduler {
                 continue;
             };
             sequence.append(tokens.len());
+            self.queue.generated(sequence.line, tokens.len());
             let reserved = sequence.seats - 1;
             sequence.seats = 1;
             if sequence.running {
                 self.seats -= reserved;
+                let to_come = self.reserve.counted(sequence.to_come());
+                self.reserve
+                    .leave(sequence.reserved.saturating_sub(to_come));
+                sequence.reserved = to_come;
             }
             let appended = kv.append(row.id, tokens);
             self.note(appended);
@@ -99,10 +108,14 @@ impl ContinuousScheduler {
         if self.table.get(id).is_none() {
             return;
         }
-        self.forget(id.slot());
-        if end == End::Failed {
-            let revoked = kv.revoke(id);
-            self.note(revoked);
+        let sequence = self.forget(id.slot());
+        match (end, sequence) {
+            (End::Done, Some(sequence)) => self.policy.served(&sequence.served()),
+            (End::Failed, _) => {
+                let revoked = kv.revoke(id);
+                self.note(revoked);
+            }
+            _ => {}
         }
         kv.close(id);
     }

@@ -4,18 +4,27 @@
 //!  submit.rs    refuse, or rank and queue
 //!  running.rs   plan, first half: rows for those who run
 //!  admit.rs     plan, second half: rows for those who wait
+//!  reserve.rs   room kept for what running sequences may still generate
+//!  delay.rs     waiting a little for a fuller batch
+//!  service.rs   how fast the queue is served, for "try again after"
+//!  review.rs    ranks that change while one waits
+//!  queue/       who is next: turns of tenants, ranks within one
 //!  preempt.rs   taking blocks away
 //!  commit.rs    seal, fork, append, end
 //! ```
 
 mod admit;
 mod commit;
+mod delay;
 mod flight;
 mod preempt;
 mod queue;
+mod reserve;
+mod review;
 mod ring;
 mod running;
 mod sequence;
+mod service;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -28,9 +37,13 @@ use llmserve_core::{
 use crate::builder::SchedulerBuilder;
 use crate::config::SchedulerConfig;
 use crate::policy::{Candidate, Guarded, Policy};
-use queue::{Place, Queue};
+use admit::Stuck;
+use delay::Delay;
+use queue::{LineId, Place, Queue};
+use reserve::Reserve;
 use ring::Ring;
 use sequence::{Sequence, Table};
+use service::Service;
 
 /// Continuous batching over one token budget. See the [crate's page](crate) for the idea and
 /// [`Scheduler`] for the contract.
@@ -93,15 +106,24 @@ pub struct ContinuousScheduler {
     /// Where the walk over the running goes on. Like the two above, it moves on when the sequence
     /// it points to leaves the ring.
     cursor: Option<usize>,
-    /// The head of the queue that found too few blocks, and how many there were. It is not looked
-    /// up again before there are more: a lookup costs as much as its prompt is long.
-    blocked: Option<(Place, usize)>,
+    /// The head of the queue that found too few blocks. It is not looked up again before there is
+    /// hope: a lookup costs as much as its prompt is long.
+    blocked: Option<Stuck>,
+    reserve: Reserve,
+    service: Service,
+    delay: Delay,
+    /// How often a sequence came to run or ceased to.
+    changes: u64,
+    /// Whether the ranks of those that wait may be others than those of their submission.
+    has_reviews: bool,
     preemptions: u64,
     kv_errors: u64,
     /// Whom the next plan reports as lost.
     lost: Vec<(SequenceId, KvError)>,
     /// Scratch of a preemption.
     candidates: Vec<Candidate>,
+    /// Scratch of a review.
+    places: Vec<(LineId, Place)>,
     /// Scratch of a commit: which of its rows were in flight.
     in_flight: Vec<bool>,
 }
@@ -114,11 +136,11 @@ impl ContinuousScheduler {
     }
 
     pub(crate) fn new(config: SchedulerConfig, policy: Box<dyn Policy>) -> Self {
+        let policy = Guarded::new(policy);
         Self {
-            config,
-            policy: Guarded::new(policy),
+            queue: Queue::new(config.fairness.clone(), policy.patience()),
+            policy,
             table: Table::default(),
-            queue: Queue::default(),
             ring: Ring::new(),
             seats: 0,
             order: 0,
@@ -127,10 +149,17 @@ impl ContinuousScheduler {
             next_turn: None,
             cursor: None,
             blocked: None,
+            reserve: Reserve::new(config.reservation),
+            service: Service::default(),
+            delay: Delay::default(),
+            changes: 1,
+            has_reviews: false,
             preemptions: 0,
             kv_errors: 0,
             lost: Vec::new(),
             candidates: Vec::new(),
+            places: Vec::new(),
+            config,
             in_flight: Vec::new(),
         }
     }
@@ -152,8 +181,25 @@ impl ContinuousScheduler {
         self.kv_errors
     }
 
-    /// Takes a sequence off the ring, its seats with it.
-    fn leave_ring(&mut self, slot: usize, seats: usize) {
+    /// The share of what running sequences may still generate that admission keeps room for; 0
+    /// where there is no [`Reservation`](crate::Reservation).
+    pub fn reserved_share(&self) -> f64 {
+        self.reserve.share()
+    }
+
+    /// Puts a sequence of the table on the ring, with its seats.
+    fn join_ring(&mut self, slot: usize) {
+        if let Some(sequence) = self.table.at_mut(slot) {
+            sequence.reserved = self.reserve.counted(sequence.to_come());
+            self.reserve.enter(sequence.reserved);
+            self.seats += sequence.seats;
+            self.ring.push_back(slot);
+            self.changes += 1;
+        }
+    }
+
+    /// Takes a sequence off the ring, its seats and what is reserved for it with it.
+    fn leave_ring(&mut self, slot: usize, seats: usize, reserved: usize) {
         let next = self.ring.next(slot).filter(|next| *next != slot);
         for at in [&mut self.turn, &mut self.next_turn, &mut self.cursor] {
             if *at == Some(slot) {
@@ -162,17 +208,39 @@ impl ContinuousScheduler {
         }
         self.ring.remove(slot);
         self.seats -= seats;
+        self.reserve.leave(reserved);
+        self.changes += 1;
+    }
+
+    /// Puts a sequence of the table into the queue.
+    fn enqueue(&mut self, slot: usize) {
+        if let Some(sequence) = self.table.at_mut(slot) {
+            sequence.queued = sequence.known;
+            sequence.reviewed = 0;
+            let (place, tokens) = (sequence.place(), sequence.queued);
+            self.queue.insert(sequence.line, place, tokens);
+        }
+    }
+
+    /// Takes a sequence of the table out of the queue.
+    fn dequeue(&mut self, slot: usize) {
+        if let Some(sequence) = self.table.at(slot) {
+            let (place, tokens) = (sequence.place(), sequence.queued);
+            self.queue.remove(sequence.line, &place, tokens);
+        }
     }
 
     /// Removes a sequence from wherever it is.
     fn forget(&mut self, slot: usize) -> Option<Sequence> {
+        self.blocked = None;
+        if !self.table.at(slot)?.running {
+            self.dequeue(slot);
+        }
         let sequence = self.table.remove(slot)?;
         if sequence.running {
-            self.leave_ring(slot, sequence.seats);
-        } else {
-            self.queue.remove(&sequence.place());
+            self.leave_ring(slot, sequence.seats, sequence.reserved);
         }
-        self.blocked = None;
+        self.queue.leave(sequence.line);
         Some(sequence)
     }
 
@@ -209,13 +277,18 @@ impl Scheduler for ContinuousScheduler {
         self.queue_up(request, kv.layout())
     }
 
-    fn plan(&mut self, kv: &mut dyn KvManager, _now: Time, plan: &mut StepPlan) {
+    fn plan(&mut self, kv: &mut dyn KvManager, now: Time, plan: &mut StepPlan) {
         plan.clear();
         self.step += 1;
+        self.service.plan(now, self.queue.len() > 0);
         let left = self.plan_running(kv, plan);
+        let preempted = !plan.preempted.is_empty();
         // Whoever was preempted in this step comes before any newcomer in the next.
-        if plan.preempted.is_empty() {
-            self.plan_waiting(kv, plan, left);
+        if !preempted && !self.is_held_back(now, &left) {
+            self.plan_waiting(kv, now, plan, left);
+        }
+        if !plan.rows.is_empty() {
+            self.reserve.planned(preempted);
         }
         plan.lost.append(&mut self.lost);
     }

@@ -13,6 +13,21 @@ pub(super) struct Left {
     pub(super) budget: usize,
     /// Blocks that prompts in the middle of their prefill have yet to take.
     pub(super) owed: usize,
+    /// Some of those prompts, by slot.
+    pub(super) prefilling: [Option<usize>; 4],
+}
+
+impl Left {
+    /// Takes note of a running sequence that may have more to compute than its row.
+    pub(super) fn note(&mut self, sequence: &Sequence, block_size: usize) {
+        let owed = sequence.owed(block_size);
+        if owed > 0 {
+            self.owed += owed;
+            if let Some(free) = self.prefilling.iter_mut().find(|slot| slot.is_none()) {
+                *free = Some(sequence.id.slot());
+            }
+        }
+    }
 }
 
 impl SchedulerConfig {
@@ -44,6 +59,7 @@ impl Sequence {
         self.computed += len;
         self.flight.push(samples);
         self.planned = step;
+        self.row_len = len;
     }
 
     /// Blocks it has yet to take for tokens that are known.
@@ -62,6 +78,7 @@ impl ContinuousScheduler {
         let mut left = Left {
             budget: self.config.max_batched_tokens,
             owed: 0,
+            prefilling: [None; 4],
         };
         self.cursor = self.turn.take().or_else(|| self.ring.first());
         while let Some(slot) = self.cursor {
@@ -82,11 +99,11 @@ impl ContinuousScheduler {
                 let (gap, max_chunk) = (sequence.gap(), sequence.max_chunk);
                 match self.config.row_len(gap, max_chunk, left.budget) {
                     0 => _ = self.next_turn.get_or_insert(slot),
-                    len => self.run_row(slot, len, kv, plan, &mut left.budget),
+                    len => self.run_row(slot, len, kv, plan, &mut left),
                 }
             }
             if let Some(sequence) = self.table.at(slot).filter(|sequence| sequence.running) {
-                left.owed += sequence.owed(block_size);
+                left.note(sequence, block_size);
             }
         }
         self.turn = self.next_turn.take();
@@ -101,18 +118,18 @@ impl ContinuousScheduler {
         len: usize,
         kv: &mut dyn KvManager,
         plan: &mut StepPlan,
-        budget: &mut usize,
+        left: &mut Left,
     ) {
         while let Some(sequence) = self.table.at_mut(slot).filter(|sequence| sequence.running) {
             match kv.allocate(sequence.id, sequence.computed + len) {
                 Ok(_) => {
                     sequence.plan_row(len, self.step, plan);
-                    *budget -= len;
+                    left.budget -= len;
                     return;
                 }
                 Err(KvError::OutOfBlocks(_)) => {
-                    let victim = self.victim().unwrap_or(slot);
-                    self.preempt(victim, kv, plan, budget);
+                    let victim = self.victim(kv).unwrap_or(slot);
+                    self.preempt(victim, kv, plan, left);
                 }
                 Err(error) => {
                     // It must not stop the others.

@@ -2,22 +2,35 @@
 
 use std::sync::Arc;
 
-use llmserve_core::{SchedRequest, SequenceId, Time};
+use llmserve_core::{GroupId, KvManager, SchedRequest, SequenceId, Time};
 
 use super::flight::Flight;
-use super::queue::Place;
-use crate::policy::{Candidate, Rank};
+use super::queue::{LineId, Place};
+use crate::policy::{Candidate, Rank, Served};
 
 /// One sequence, waiting or running.
 #[derive(Clone, Debug)]
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
+    /// Its rank now; that of its submission but while it waits in a queue that is reviewed.
     rank: Rank,
+    submitted_rank: Rank,
     order: u64,
     priority: i32,
     tenant: Option<Arc<str>>,
     arrival: Time,
-    deadline: Option<Time>,
+    pub(super) deadline: Option<Time>,
+    /// Its tenant's line in the queue.
+    pub(super) line: LineId,
+    /// What it adds to the tokens that wait, while it waits.
+    pub(super) queued: usize,
+    /// When its rank was reviewed last, as the scheduler counts changes.
+    pub(super) reviewed: u64,
+    /// What is counted of the tokens it may still generate, while it runs.
+    pub(super) reserved: usize,
+    pub(super) preemptions: u32,
+    /// The plan that preempted it last.
+    pub(super) preempted: u64,
     /// In the ring and holding blocks; else in the queue and holding none.
     pub(super) running: bool,
     /// It has held blocks before.
@@ -28,6 +41,8 @@ pub(super) struct Sequence {
     pub(super) computed: usize,
     /// Positions `0..sealed` are computed for certain.
     pub(super) sealed: usize,
+    /// Tokens it was submitted or forked with.
+    prompt: usize,
     /// Tokens generated since it was submitted or forked.
     generated: usize,
     /// Most of them; at least 1, so that a prompt is computed whatever was asked for.
@@ -40,23 +55,33 @@ pub(super) struct Sequence {
     pub(super) visited: u64,
     /// The last plan that has a row of it.
     pub(super) planned: u64,
+    /// How long that row is.
+    pub(super) row_len: usize,
 }
 
 impl Sequence {
-    pub(super) fn new(request: SchedRequest, rank: Rank, order: u64) -> Self {
+    pub(super) fn new(request: SchedRequest, rank: Rank, order: u64, line: LineId) -> Self {
         Self {
             id: request.id,
             rank,
+            submitted_rank: rank,
             order,
             priority: request.priority,
             tenant: request.tenant,
             arrival: request.arrival,
             deadline: request.deadline,
+            line,
+            queued: 0,
+            reviewed: 0,
+            reserved: 0,
+            preemptions: 0,
+            preempted: 0,
             running: false,
             resumed: false,
             known: request.tokens,
             computed: 0,
             sealed: 0,
+            prompt: request.tokens,
             generated: 0,
             max_new_tokens: request.max_new_tokens.max(1),
             max_chunk: request.max_chunk.unwrap_or(usize::MAX).max(1),
@@ -64,6 +89,7 @@ impl Sequence {
             flight: Flight::default(),
             visited: 0,
             planned: 0,
+            row_len: 0,
         }
     }
 
@@ -73,17 +99,24 @@ impl Sequence {
             id: child,
             order,
             tenant: self.tenant.clone(),
+            queued: 0,
+            reviewed: 0,
+            reserved: 0,
+            preemptions: 0,
+            preempted: 0,
             running: false,
             resumed: true,
             known: self.known + 1,
             computed: 0,
             sealed: 0,
-            generated: 0,
-            max_new_tokens,
+            prompt: self.prompt,
+            generated: 1,
+            max_new_tokens: max_new_tokens + 1,
             seats: 1,
             flight: Flight::default(),
             visited: 0,
             planned: 0,
+            row_len: 0,
             ..*self
         }
     }
@@ -105,6 +138,22 @@ impl Sequence {
             && !self.flight.is_full()
     }
 
+    /// Tokens that it, or the choices it stands for, may still generate.
+    pub(super) fn to_come(&self) -> usize {
+        let each = self.max_new_tokens.saturating_sub(self.generated);
+        each.saturating_mul(self.seats)
+    }
+
+    /// Whether it was running before step `step` began to be planned, and nobody who was admitted
+    /// since can have hit what its row in the plan will compute.
+    pub(super) fn is_displaceable(&self, step: u64, block_size: usize, admitted: bool) -> bool {
+        let fills_a_block = || {
+            let before = self.computed - self.row_len.min(self.computed);
+            self.planned == step && before / block_size < self.computed / block_size
+        };
+        self.visited == step && !(admitted && fills_a_block())
+    }
+
     /// Takes note of tokens the host has appended.
     pub(super) fn append(&mut self, tokens: usize) {
         self.known += tokens;
@@ -121,7 +170,42 @@ impl Sequence {
         }
     }
 
-    pub(super) fn candidate(&self) -> Candidate {
+    /// Gives it a place elsewhere in the queue.
+    pub(super) fn rerank(&mut self, rank: Rank) -> Place {
+        self.rank = rank;
+        self.place()
+    }
+
+    /// The rank of its submission.
+    pub(super) fn submitted_rank(&self) -> Rank {
+        self.submitted_rank
+    }
+
+    /// What its policy learns from it when it ends.
+    pub(super) fn served(&self) -> Served<'_> {
+        Served::new(self.tenant.as_deref(), self.prompt, self.generated)
+    }
+
+    /// What a policy sees of it while it waits.
+    pub(super) fn waiting(&self, cached: usize) -> Candidate {
+        Candidate {
+            cached,
+            ..self.seen()
+        }
+    }
+
+    /// What a policy sees of it while it runs.
+    pub(super) fn candidate(&self, kv: &dyn KvManager) -> Candidate {
+        let held = kv.table(self.id, GroupId::MAIN).len();
+        let gain = kv.releasable(self.id).min(held);
+        Candidate {
+            cached: ((held - gain) * kv.layout().block_size).min(self.computed),
+            gain,
+            ..self.seen()
+        }
+    }
+
+    fn seen(&self) -> Candidate {
         Candidate {
             priority: self.priority,
             tenant: self.tenant.clone(),
@@ -130,6 +214,7 @@ impl Sequence {
             tokens: self.known,
             computed: self.computed,
             generated: self.generated,
+            preemptions: self.preemptions,
             ..Candidate::new(self.id, self.rank, self.order)
         }
     }

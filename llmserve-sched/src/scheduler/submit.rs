@@ -35,14 +35,29 @@ impl ContinuousScheduler {
         }
         let waiting = self.queue.len();
         if let Some(limit) = config.max_queue.filter(|limit| waiting >= *limit) {
-            return Err(Refusal::QueueFull { waiting, limit });
+            return Err(Refusal::QueueFull {
+                waiting,
+                limit,
+                retry_after: self.service.room_for_one(),
+            });
+        }
+        let tokens = self.queue.tokens();
+        let sum = tokens.saturating_add(request.tokens);
+        let limit = config.max_queue_tokens.filter(|limit| sum > *limit);
+        if let Some(limit) = limit.filter(|_| waiting > 0) {
+            return Err(Refusal::QueueTokensFull {
+                tokens,
+                limit,
+                retry_after: self.service.room_for(request.tokens, sum - limit),
+            });
         }
         let ranked = self.policy.rank(&request);
         let rank = ranked.map_err(|message| Refusal::PolicyPanicked { message })?;
-        let sequence = Sequence::new(request, rank, self.order);
+        let (slot, line) = (request.id.slot(), self.queue.join(request.tenant.as_ref()));
+        let sequence = Sequence::new(request, rank, self.order, line);
         self.order += 1;
-        self.queue.insert(sequence.place());
         self.table.insert(sequence);
+        self.enqueue(slot);
         Ok(())
     }
 }

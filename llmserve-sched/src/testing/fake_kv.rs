@@ -174,6 +174,20 @@ impl KvManager for FakeKv {
         }
     }
 
+    fn common_prefix(&self, one: SequenceId, other: SequenceId) -> usize {
+        let (one, other) = (&self.owners[&one].tokens, &self.owners[&other].tokens);
+        let equal = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+        match self.caching {
+            true => equal / self.layout.block_size * self.layout.block_size,
+            false => 0,
+        }
+    }
+
+    fn releasable(&self, id: SequenceId) -> usize {
+        let table = self.table(id, GroupId::MAIN).iter();
+        table.filter(|block| self.refs[block.index()] == 1).count()
+    }
+
     fn demand(&self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
         let owner = self.owners.get(&id).ok_or(KvError::UnknownSequence(id))?;
         let hits = self.hits(owner);

@@ -23,6 +23,8 @@ pub(crate) fn with(
 }
 
 pub(crate) struct Rig {
+    /// When plans are asked for.
+    pub(crate) now: Time,
     pub(crate) kv: FakeKv,
     pub(crate) scheduler: ContinuousScheduler,
     pub(crate) plan: StepPlan,
@@ -30,13 +32,20 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Blocks of 16 tokens.
+    /// Blocks of 16 tokens, and nothing reserved for what may be generated: most tests are about
+    /// something else, in caches that are just large enough.
     pub(crate) fn new(builder: SchedulerBuilder, blocks: usize) -> Self {
         Self::caching(builder, blocks, false)
     }
 
     pub(crate) fn caching(builder: SchedulerBuilder, blocks: usize, caching: bool) -> Self {
+        Self::as_built(builder.reservation(None), blocks, caching)
+    }
+
+    /// With the reservation that the builder says.
+    pub(crate) fn as_built(builder: SchedulerBuilder, blocks: usize, caching: bool) -> Self {
         Self {
+            now: Time::ZERO,
             kv: FakeKv::new(blocks, 16, caching),
             scheduler: builder.build().expect("valid options"),
             plan: StepPlan::default(),
@@ -72,8 +81,7 @@ impl Rig {
 
     /// The next plan's rows as (slot, tokens).
     pub(crate) fn plan(&mut self) -> Vec<(usize, usize)> {
-        self.scheduler
-            .plan(&mut self.kv, Time::ZERO, &mut self.plan);
+        self.scheduler.plan(&mut self.kv, self.now, &mut self.plan);
         self.plan
             .rows
             .iter()

@@ -21,6 +21,9 @@ pub(crate) struct Job {
     pub(crate) choices: usize,
     pub(crate) priority: i32,
     pub(crate) max_chunk: Option<usize>,
+    pub(crate) tenant: Option<u8>,
+    /// Ended so many steps after its arrival, if it has not ended by itself.
+    pub(crate) deadline: Option<usize>,
     /// Cancelled so many steps after its arrival.
     pub(crate) cancel: Option<usize>,
 }
@@ -32,6 +35,7 @@ pub(crate) struct Report {
     pub(crate) finished: usize,
     pub(crate) refused: usize,
     pub(crate) cancelled: usize,
+    pub(crate) expired: usize,
     /// A step with a row of it failed.
     pub(crate) failed: usize,
     pub(crate) steps: usize,
@@ -108,11 +112,15 @@ impl Simulator<'_> {
             assert!(step < limit, "not done after {step} steps: {:?}", self.live);
             self.arrivals(step);
             self.cancellations(step);
-            self.scheduler.plan(self.kv, Time::ZERO, &mut plan);
+            self.scheduler.plan(self.kv, time(step), &mut plan);
             self.check(&plan);
             let nothing = plan.rows.is_empty() && in_flight.is_empty() && !self.live.is_empty();
             idle = if nothing { idle + 1 } else { 0 };
-            assert!(idle < 2, "nothing is planned, ever: {:?}", self.live);
+            assert!(
+                idle < 2 + LONGEST_DELAY,
+                "nothing is planned, ever: {:?}",
+                self.live
+            );
             if !plan.rows.is_empty() && fail_every.is_some_and(|every| step % every == every - 1) {
                 self.fail(&plan);
             } else {
@@ -160,6 +168,9 @@ impl Simulator<'_> {
             request.choices = spec.choices;
             request.priority = spec.priority;
             request.max_chunk = spec.max_chunk;
+            request.arrival = time(step);
+            request.deadline = spec.deadline.map(|after| time(step + after));
+            request.tenant = spec.tenant.map(|tenant| format!("tenant {tenant}").into());
             let before = self.scheduler.counts();
             if self.scheduler.submit(request, self.kv).is_err() {
                 assert_eq!(self.scheduler.counts(), before, "a refusal changes nothing");
@@ -185,10 +196,17 @@ impl Simulator<'_> {
     }
 
     fn cancellations(&mut self, step: usize) {
-        let due = |job: &Job| job.cancel.is_some_and(|after| job.arrival + after == step);
+        let due = |job: &Job, after: Option<usize>| {
+            after.is_some_and(|after| job.arrival + after == step)
+        };
         for job in 0..self.jobs.len() {
-            if due(&self.jobs[job]) && self.open[job].take().is_some() {
-                self.report.cancelled += 1;
+            let spec = &self.jobs[job];
+            let (cancelled, expired) = (due(spec, spec.cancel), due(spec, spec.deadline));
+            if (cancelled || expired) && self.open[job].take().is_some() {
+                match cancelled {
+                    true => self.report.cancelled += 1,
+                    false => self.report.expired += 1,
+                }
                 self.end_now(&[job], End::Done);
             }
         }
@@ -253,7 +271,9 @@ impl Simulator<'_> {
             live.computed = admission.cached_tokens;
             live.left_out = 0;
         }
-        assert!(plan.admitted.is_empty() || plan.preempted.is_empty());
+        for admission in &plan.admitted {
+            assert!(!plan.preempted.contains(&admission.id), "to and fro");
+        }
         assert!(plan.tokens() <= self.scheduler.max_batched_tokens());
         let running = self.live.values().filter(|live| live.running);
         let (running, seats) = running.fold((0, 0), |(n, seats), l| (n + 1, seats + l.seats));
@@ -431,6 +451,14 @@ impl Simulator<'_> {
         }
     }
 }
+
+/// A step takes a millisecond.
+fn time(step: usize) -> Time {
+    Time::from_millis(step as u64)
+}
+
+/// Steps for which newcomers are held back at most.
+pub(crate) const LONGEST_DELAY: usize = 4;
 
 fn work(job: &Job) -> usize {
     (job.prompt.len() + job.max_new) * job.choices

@@ -262,7 +262,9 @@ pub fn builder(model: impl Model + 'static, sizes: Sizes) -> EngineBuilder {
         .blocks(sizes.blocks)
         .block_size(sizes.block_size)
         .root(root);
+    // Nothing reserved, so that few blocks mean preemptions.
     let scheduler = ContinuousScheduler::builder()
+        .reservation(None)
         .max_num_seqs(sizes.max_num_seqs)
         .max_batched_tokens(sizes.max_batched_tokens);
     Engine::builder(model)

@@ -4,8 +4,10 @@ mod admission;
 mod budget;
 mod commit;
 mod in_flight;
+mod order;
 mod policies;
 mod preemption;
+mod pressure;
 mod random;
 mod refusals;
 

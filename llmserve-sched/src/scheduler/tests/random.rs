@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
+use crate::ContinuousScheduler;
 use crate::testing::FakeKv;
 use crate::testing::simulator::simulate;
-use crate::testing::workload::{BLOCK, config, jobs};
-use crate::{ContinuousScheduler, Fcfs, Policy, Priority};
+use crate::testing::workload::{BLOCK, config, jobs, policy};
 
 proptest! {
     #![proptest_config(ProptestConfig {
@@ -17,15 +17,13 @@ proptest! {
     fn every_request_ends_once_with_all_its_tokens(
         (blocks, jobs) in (6..40usize).prop_flat_map(|blocks| (Just(blocks), jobs(blocks))),
         config in config(),
-        by_priority in any::<bool>(),
+        policy in policy(),
         caching in any::<bool>(),
         depth in 0..3usize,
         fail_every in prop::option::weighted(0.3, 3..20usize),
     ) {
         let run = || {
-            let policy: Box<dyn Policy> =
-                if by_priority { Box::new(Priority) } else { Box::new(Fcfs) };
-            let builder = ContinuousScheduler::builder().config(config.clone()).policy(policy);
+            let builder = ContinuousScheduler::builder().config(config.clone()).policy(policy());
             let mut scheduler = builder.build().expect("valid options");
             let mut kv = FakeKv::new(blocks, BLOCK, caching);
             let report = simulate(&mut scheduler, &mut kv, jobs.clone(), depth, fail_every);
@@ -33,7 +31,11 @@ proptest! {
             report
         };
         let report = run();
-        let total = report.finished + report.refused + report.cancelled + report.failed;
+        let total = report.finished
+            + report.refused
+            + report.cancelled
+            + report.expired
+            + report.failed;
         prop_assert_eq!(total, jobs.len());
         prop_assert_eq!(run(), report, "the same calls give the same plans");
     }

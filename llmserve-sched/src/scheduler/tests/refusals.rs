@@ -58,6 +58,7 @@ fn a_full_queue_refuses_until_someone_is_admitted() {
     let full = Refusal::QueueFull {
         waiting: 2,
         limit: 2,
+        retry_after: None,
     };
     assert_eq!(rig.try_submit(third.clone()), Err(full));
     rig.step();
