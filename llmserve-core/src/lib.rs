@@ -47,6 +47,10 @@ pub use contract::model::{
     Batch, BatchRow, KvGroupSpec, KvSpec, Logits, LogitsWanted, Model, ModelError, ModelInfo,
     PageStore, StepLimits,
 };
+pub use contract::proposer::{
+    Depth, DepthAsk, Distribution, DraftAsk, FixedDepth, MAX_DRAFT_DEPTH, ProposalReport, Proposer,
+    ProposerLimits, Speculation, StepReport, Verification, Verified,
+};
 pub use contract::scheduler::{
     Admission, End, Fork, PlannedRow, Refusal, RowOutcome, SchedRequest, Scheduler,
     SchedulerCounts, StepOutcome, StepPlan,

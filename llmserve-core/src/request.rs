@@ -63,6 +63,11 @@ pub struct Request {
     pub deadline: Option<Duration>,
     /// Changes to the logits of every step, in order, before penalties.
     pub processors: Vec<Arc<dyn LogitsProcessor>>,
+    /// Whether tokens may be drafted and verified several at once, where the engine speculates;
+    /// yes by default. By default the answer is the same either way: it is a matter of time.
+    pub speculative: bool,
+    /// Most drafts a step, below the engine's own limit; none leaves it to the engine.
+    pub draft_depth: Option<usize>,
 }
 
 impl Request {
@@ -86,6 +91,8 @@ impl Request {
             tenant: None,
             deadline: None,
             processors: Vec::new(),
+            speculative: true,
+            draft_depth: None,
         }
     }
 
@@ -224,6 +231,18 @@ impl Request {
     /// See [`Request::deadline`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// See [`Request::speculative`].
+    pub fn speculative(mut self, speculative: bool) -> Self {
+        self.speculative = speculative;
+        self
+    }
+
+    /// See [`Request::draft_depth`].
+    pub fn draft_depth(mut self, drafts: usize) -> Self {
+        self.draft_depth = Some(drafts);
         self
     }
 

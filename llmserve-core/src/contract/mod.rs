@@ -1,7 +1,7 @@
 //! The traits the parts of llmserve speak to each other.
 //!
 //! Read top-down: the service ([`generate`]), the parts of an engine ([`model`], [`kv`],
-//! [`scheduler`], [`tokenizer`]), and what is injected into all of them ([`clock`]; metrics live
+//! [`scheduler`], [`proposer`], [`tokenizer`]), and what is injected into all of them ([`clock`]; metrics live
 //! in [`crate::metrics`]).
 
 pub mod clock;
@@ -9,5 +9,6 @@ pub mod generate;
 pub mod kv;
 pub mod merge;
 pub mod model;
+pub mod proposer;
 pub mod scheduler;
 pub mod tokenizer;

@@ -126,10 +126,14 @@ pub struct PlannedRow {
     pub id: SequenceId,
     /// First position computed.
     pub start: usize,
-    /// Positions computed; at least 1.
+    /// Positions computed, drafts included; at least 1.
     pub len: usize,
     /// Whether the row reaches the sequence's last known token, so that a new one is sampled.
     pub samples: bool,
+    /// How many of its last positions are drafts: guesses [offered](Scheduler::offer) after the
+    /// last known token, computed to be verified. A row with drafts samples, and has one position
+    /// besides them.
+    pub drafts: usize,
 }
 
 /// A sequence that left the waiting queue in this plan.
@@ -177,7 +181,8 @@ impl StepPlan {
 pub struct RowOutcome {
     /// Whose row.
     pub id: SequenceId,
-    /// Positions `0..computed` now hold valid keys and values.
+    /// Positions `0..computed` now hold valid keys and values: those of drafts that were accepted
+    /// among them, those of rejected ones not.
     pub computed: usize,
     /// Where the row's new tokens start in [`StepOutcome::tokens`].
     pub first_token: usize,
@@ -279,4 +284,17 @@ pub trait Scheduler: Send {
 
     /// How many sequences are where.
     fn counts(&self) -> SchedulerCounts;
+
+    /// Whether drafts that are [offered](Self::offer) will be planned. An engine that is to
+    /// speculate is not built with a scheduler that says no, which is the default.
+    fn plans_drafts(&self) -> bool {
+        false
+    }
+
+    /// Tells that `drafts` guesses are at hand for what follows the sequence's last known token.
+    /// Its next row may have up to as many of them; what it leaves out is forgotten. Drafts never
+    /// cost another its row, its blocks or its place.
+    fn offer(&mut self, sequence: SequenceId, drafts: usize) {
+        let _ = (sequence, drafts);
+    }
 }

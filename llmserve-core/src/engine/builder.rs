@@ -12,10 +12,12 @@ use super::deadlines::Deadlines;
 use super::instruments::Instruments;
 use super::intake::{self, LastLane, Limits};
 use super::sequences::Sequences;
+use super::speculate::Speculator;
 use super::{Engine, EngineStats, Handle, Shared, State};
 use crate::contract::clock::{Clock, SystemClock};
 use crate::contract::kv::{BlockEvent, KvManager};
 use crate::contract::model::{Model, ModelError, StepLimits};
+use crate::contract::proposer::{ProposerLimits, Speculation};
 use crate::contract::scheduler::Scheduler;
 use crate::contract::tokenizer::Tokenizer;
 use crate::metrics::{NoopRecorder, Recorder};
@@ -49,6 +51,9 @@ pub enum BuildError {
     /// The model could not make its pages or buffers.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The engine is to speculate and cannot.
+    #[error("speculation: {0}")]
+    Speculation(String),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -65,6 +70,7 @@ pub struct EngineBuilder {
     listener: Option<EventListener>,
     seed: Option<u64>,
     max_intake: usize,
+    speculation: Option<Speculation>,
 }
 
 impl EngineBuilder {
@@ -79,6 +85,7 @@ impl EngineBuilder {
             listener: None,
             seed: None,
             max_intake: DEFAULT_MAX_INTAKE,
+            speculation: None,
         }
     }
 
@@ -132,6 +139,12 @@ impl EngineBuilder {
         self
     }
 
+    /// Who drafts tokens, how many, and how they are verified; nobody by default.
+    pub fn speculative(mut self, speculation: Speculation) -> Self {
+        self.speculation = Some(speculation);
+        self
+    }
+
     /// Checks that the parts fit, prepares the model and starts the threads.
     ///
     /// # Errors
@@ -145,6 +158,7 @@ impl EngineBuilder {
             clock,
             recorder,
             listener,
+            mut speculation,
             ..
         } = self;
         let kv = kv.ok_or(BuildError::MissingPart("kv"))?;
@@ -175,6 +189,20 @@ impl EngineBuilder {
         }
         let tokens = scheduler.max_batched_tokens();
         let rows = scheduler.max_num_seqs().min(tokens);
+        if let Some(speculation) = &mut speculation {
+            if !scheduler.plans_drafts() {
+                return Err(BuildError::Speculation(
+                    "the scheduler plans no drafts".to_owned(),
+                ));
+            }
+            let limits = ProposerLimits {
+                sequences: scheduler.max_num_seqs(),
+                max_len,
+                depth: speculation.depth.most(),
+            };
+            let prepared = speculation.proposer.prepare(model.info(), limits);
+            prepared.map_err(BuildError::Speculation)?;
+        }
         model.prepare(&layout, StepLimits { tokens, rows })?;
 
         let info = model.info().clone();
@@ -195,7 +223,10 @@ impl EngineBuilder {
             max_intake: self.max_intake,
             has_tokenizer: tokenizer.is_some(),
         };
-        let instruments = Instruments::new(recorder, &info.name);
+        let mut instruments = Instruments::new(recorder, &info.name);
+        if speculation.is_some() {
+            instruments.speculate();
+        }
         let (command_sender, commands) = crossbeam_channel::unbounded();
         let (short, short_jobs) = crossbeam_channel::unbounded();
         let (long, long_jobs) = crossbeam_channel::unbounded();
@@ -223,6 +254,7 @@ impl EngineBuilder {
             commands,
             instruments,
             listener,
+            speculator: speculation.map(Speculator::new),
             seed: self
                 .seed
                 .unwrap_or_else(|| RandomState::new().hash_one(0u64)),

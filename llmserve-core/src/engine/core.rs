@@ -10,8 +10,9 @@ use crossbeam_channel::Receiver;
 
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
-use super::request::{Live, Prepared, Sequence, Text};
+use super::request::{Draft, Live, Prepared, Sequence, Text};
 use super::sequences::Sequences;
+use super::speculate::Speculator;
 use super::{Command, EngineStats, Shared};
 use crate::contract::clock::{Clock, Time};
 use crate::contract::kv::{BlockEvent, KvError, KvManager, PageOp, PrefixScope};
@@ -49,6 +50,7 @@ pub(super) struct Core {
     pub(super) instruments: Instruments,
     pub(super) listener: Option<EventListener>,
     pub(super) seed: u64,
+    pub(super) speculator: Option<Box<Speculator>>,
 
     pub(super) requests: HashMap<u64, Live>,
     pub(super) sequences: Sequences,
@@ -271,6 +273,7 @@ impl Core {
             first_token: None,
             last_token: Time::ZERO,
             step: 0,
+            draft: Draft::default(),
         }
     }
 
@@ -380,6 +383,9 @@ impl Core {
         self.scheduler.commit(&self.buffers.outcome, &mut *self.kv);
         for (id, _) in &self.buffers.outcome.ended {
             self.sequences.remove(*id);
+            if let Some(speculator) = &mut self.speculator {
+                speculator.close(*id);
+            }
         }
         self.buffers.outcome.clear();
         self.deliver_block_events();

@@ -8,6 +8,7 @@ use super::EngineStats;
 use super::request::Spec;
 use crate::contract::clock::Time;
 use crate::contract::kv::KvStats;
+use crate::contract::proposer::Verified;
 use crate::contract::scheduler::SchedulerCounts;
 use crate::error::Error;
 use crate::event::{FinishReason, Timings, Usage};
@@ -46,6 +47,17 @@ pub(super) struct Instruments {
     request_prompt_tokens: Arc<dyn Histogram>,
     request_generation_tokens: Arc<dyn Histogram>,
     iteration_tokens: Arc<dyn Histogram>,
+    speculation: Option<SpeculationInstruments>,
+}
+
+/// vLLM's counters of speculation.
+struct SpeculationInstruments {
+    drafts: Arc<dyn Counter>,
+    draft_tokens: Arc<dyn Counter>,
+    accepted_tokens: Arc<dyn Counter>,
+    /// Made as positions are first accepted.
+    accepted_per_pos: Vec<Arc<dyn Counter>>,
+    depth: Arc<dyn Gauge>,
 }
 
 impl Instruments {
@@ -118,8 +130,66 @@ impl Instruments {
                 "Tokens generated per choice.",
             ),
             iteration_tokens: tokens("llmserve_iteration_tokens_total", "Tokens per step."),
+            speculation: None,
             model: model.to_owned(),
             recorder,
+        }
+    }
+
+    /// Adds the instruments of an engine that speculates.
+    pub(super) fn speculate(&mut self) {
+        let labels = &[("model", self.model.as_str())][..];
+        let counter = |name, help| self.recorder.counter(name, help, labels);
+        self.speculation = Some(SpeculationInstruments {
+            drafts: counter(
+                "llmserve_spec_decode_num_drafts_total",
+                "Rows that had drafts.",
+            ),
+            draft_tokens: counter(
+                "llmserve_spec_decode_num_draft_tokens_total",
+                "Drafts verified.",
+            ),
+            accepted_tokens: counter(
+                "llmserve_spec_decode_num_accepted_tokens_total",
+                "Drafts accepted.",
+            ),
+            accepted_per_pos: Vec::new(),
+            depth: self.recorder.gauge(
+                "llmserve_spec_decode_depth",
+                "Drafts asked for, of a sequence that could have some, in the last step; 0 while off.",
+                labels,
+            ),
+        });
+    }
+
+    /// What became of one row's drafts.
+    pub(super) fn verified(&mut self, verified: &Verified) {
+        let Some(speculation) = &mut self.speculation else {
+            return;
+        };
+        speculation.drafts.add(1);
+        speculation.draft_tokens.add(verified.drafted as u64);
+        speculation.accepted_tokens.add(verified.accepted as u64);
+        for position in speculation.accepted_per_pos.len()..verified.accepted {
+            let counter = self.recorder.counter(
+                "llmserve_spec_decode_num_accepted_tokens_per_pos_total",
+                "Drafts accepted, by their place in their row.",
+                &[
+                    ("model", self.model.as_str()),
+                    ("position", &position.to_string()),
+                ],
+            );
+            speculation.accepted_per_pos.push(counter);
+        }
+        for counter in &speculation.accepted_per_pos[..verified.accepted] {
+            counter.add(1);
+        }
+    }
+
+    /// The mean depth chosen for a step.
+    pub(super) fn depth(&self, depth: f64) {
+        if let Some(speculation) = &self.speculation {
+            speculation.depth.set(depth);
         }
     }
 

@@ -4,7 +4,7 @@
 //!  generate() ─► intake threads ─► engine thread
 //!                render, encode    ┌─► commands: submit, cancel, stop
 //!                validate          │   deadlines
-//!                                  │   plan ─► page ops ─► submit ─► pick ─► text ─► commit
+//!                                  │   plan ─► page ops ─► submit ─► pick ─► text ─► commit ─► propose
 //!                                  └───────────────────────────────────────────────────┘
 //! ```
 //!
@@ -22,8 +22,10 @@ mod intake;
 mod output;
 mod request;
 mod sequences;
+mod speculate;
 mod stats;
 mod step;
+mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

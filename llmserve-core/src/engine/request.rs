@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Place;
 use super::channel::Sink;
 use crate::contract::clock::Time;
+use crate::contract::proposer::Distribution;
 use crate::event::{Event, TokenLogprobs, Usage};
 use crate::identity::Extras;
 use crate::ids::{SequenceId, TokenId};
@@ -31,6 +32,8 @@ pub(super) struct Spec {
     pub(super) tenant: Option<Arc<str>>,
     pub(super) deadline: Option<Time>,
     pub(super) processors: Vec<Arc<dyn LogitsProcessor>>,
+    /// Most drafts a step; 0 where the request does not want any.
+    pub(super) draft_depth: usize,
     pub(super) arrival: Time,
     pub(super) span: tracing::Span,
 }
@@ -62,6 +65,10 @@ impl Spec {
             tenant: request.tenant.map(Into::into),
             deadline: request.deadline.map(|after| arrival.saturating_add(after)),
             processors: request.processors,
+            draft_depth: match request.speculative {
+                true => request.draft_depth.unwrap_or(usize::MAX),
+                false => 0,
+            },
             arrival,
             span,
         }
@@ -124,6 +131,23 @@ pub(super) struct Sequence {
     pub(super) last_token: Time,
     /// The last step that had a row of it.
     pub(super) step: u64,
+    /// Guesses for what comes after `tokens`.
+    pub(super) draft: Draft,
+}
+
+/// What a proposer thinks comes next.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) tokens: Vec<TokenId>,
+    /// What each was drawn from; empty if all are certain.
+    pub(super) distributions: Vec<Distribution>,
+}
+
+impl Draft {
+    pub(super) fn clear(&mut self) {
+        self.tokens.clear();
+        self.distributions.clear();
+    }
 }
 
 /// The text side of a choice.

@@ -1,5 +1,7 @@
 //! What an engine tells about itself.
 
+use crate::contract::proposer::MAX_DRAFT_DEPTH;
+
 /// Counters since the engine began, and levels as of its last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -35,4 +37,14 @@ pub struct EngineStats {
     /// Token slots in held blocks without a token, over all slots in held blocks: the mean over
     /// steps. PagedAttention's measure of waste.
     pub kv_waste_mean: f64,
+    /// Rows that had drafts.
+    pub spec_drafts: u64,
+    /// Drafts that were verified.
+    pub spec_draft_tokens: u64,
+    /// Drafts that were accepted.
+    pub spec_accepted_tokens: u64,
+    /// Drafts that were accepted, by their place in their row.
+    pub spec_accepted_per_pos: [u64; MAX_DRAFT_DEPTH],
+    /// Rounds of drafting in which the proposer failed.
+    pub spec_failures: u64,
 }

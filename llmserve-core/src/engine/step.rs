@@ -1,4 +1,4 @@
-//! One step: plan, page operations, submit, pick, commit.
+//! One step: plan, page operations, submit, pick, commit, propose.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -48,6 +48,7 @@ impl Core {
         if planned {
             self.steps += 1;
             self.assemble(&plan.rows)?;
+            let began = self.speculator.is_some().then(|| self.clock.now());
             let done = self.compute().and_then(|mut logits| {
                 let done = self.finish_step(&plan.rows, &mut *logits);
                 // A model's own drop, too, ends the step and not the engine.
@@ -55,6 +56,10 @@ impl Core {
             });
             if let Err(error) = done {
                 self.fail_step(&plan.rows, &error);
+            }
+            if let Some(began) = began {
+                let time = self.clock.now().saturating_sub(began);
+                self.learn(&plan.rows, time);
             }
             self.stats.steps += 1;
             tracing::trace!(rows = plan.rows.len(), tokens = plan.tokens(), "step");
@@ -65,6 +70,7 @@ impl Core {
             }
             self.instruments.step(plan.tokens());
             self.commit();
+            self.propose(&plan.rows);
         }
         plan.clear();
         self.buffers.plan = plan;
@@ -85,7 +91,13 @@ impl Core {
             if std::mem::replace(&mut sequence.step, self.steps) == self.steps {
                 return Err(broken(row, "come on top of another row of the sequence"));
             }
-            let end = row.start + row.len;
+            let Some(drafts) = sequence.draft.tokens.get(..row.drafts) else {
+                return Err(broken(row, "have drafts that nobody offered"));
+            };
+            if row.drafts > 0 && (!row.samples || row.len != row.drafts + 1) {
+                return Err(broken(row, "have drafts beside more than the last token"));
+            }
+            let end = row.start + row.len - row.drafts;
             let Some(tokens) = sequence
                 .tokens
                 .get(row.start..end)
@@ -104,13 +116,14 @@ impl Core {
                 start: row.start,
                 offset: buffers.tokens.len(),
                 len: row.len,
-                logits: match (wants_prompt, row.samples) {
+                logits: match (wants_prompt || row.drafts > 0, row.samples) {
                     (true, _) => LogitsWanted::All,
                     (false, true) => LogitsWanted::Last,
                     (false, false) => LogitsWanted::None,
                 },
             });
             buffers.tokens.extend_from_slice(tokens);
+            buffers.tokens.extend_from_slice(drafts);
         }
         Ok(())
     }
@@ -208,6 +221,10 @@ impl Core {
         range: std::ops::Range<usize>,
         now: Time,
     ) -> Result<(), Broken> {
+        if row.drafts > 0 {
+            return self.verify_row(row, sequence, logits, range.start, now);
+        }
+        sequence.draft.clear();
         if range.len() == row.len {
             self.prompt_logprobs(row, sequence, logits, range.start)?;
         }
@@ -286,7 +303,7 @@ impl Core {
 
     /// The next token of a sequence, with its logprobs if asked for. `row` has just been
     /// [`read`].
-    fn pick(
+    pub(super) fn pick(
         &mut self,
         sequence: &mut Sequence,
         row: &[f32],
@@ -309,12 +326,23 @@ impl Core {
             &buffers.forbidden,
             &mut buffers.scratch,
         )?;
+        Ok((token, self.logprobs(sequence, row, token)?))
+    }
+
+    /// The logprobs of a picked token, if asked for. `row` has just been [`read`].
+    pub(super) fn logprobs(
+        &mut self,
+        sequence: &Sequence,
+        row: &[f32],
+        token: TokenId,
+    ) -> Result<Option<TokenLogprobs>, Error> {
         let position = sequence.tokens.len() - 1;
-        let (survey, scratch) = (&buffers.survey, &mut buffers.scratch);
-        let told = spec
+        let (survey, scratch) = (&self.buffers.survey, &mut self.buffers.scratch);
+        let told = sequence
+            .spec
             .logprobs
             .map(|k| logprobs_surveyed(position, row, survey, token, k, scratch));
-        Ok((token, told.transpose()?))
+        told.transpose()
     }
 
     /// Logprobs of the prompt tokens that this row's logits predict.
@@ -357,7 +385,7 @@ impl Core {
 }
 
 /// What a failure reaches.
-enum Broken {
+pub(super) enum Broken {
     Request(Error),
     Step(Error),
 }
@@ -370,7 +398,7 @@ impl From<Error> for Broken {
 
 /// A row of logits, and its survey. A model that fails or panics here has failed the step: its
 /// other rows may be as wrong, and so is what it wrote for those that want no logits.
-fn read<'a>(
+pub(super) fn read<'a>(
     logits: &'a mut dyn Logits,
     index: usize,
     vocab_size: usize,

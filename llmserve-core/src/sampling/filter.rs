@@ -19,6 +19,7 @@ use super::params::Sampling;
 use super::race::{pick_from, pick_from_row, scaled};
 use super::select::{BLOCK, Candidate, best, better_first};
 use super::survey::Survey;
+use crate::contract::proposer::Distribution;
 use crate::ids::TokenId;
 
 /// The filters of a request with a positive temperature.
@@ -117,6 +118,29 @@ impl Filter {
             }
             bar = winner;
         }
+    }
+
+    /// Picks, and fills `out` with the tokens kept and their probabilities.
+    pub(super) fn distribution(
+        &self,
+        logits: &[f32],
+        survey: &Survey,
+        peak: Candidate,
+        noise: Noise,
+        candidates: &mut Vec<Candidate>,
+        out: &mut Distribution,
+    ) -> TokenId {
+        self.apply(logits, survey, peak.logit, candidates);
+        let weights = candidates.iter().map(|candidate| {
+            let weight = exp(scaled(candidate.logit, peak.logit, self.beta));
+            (candidate.id, weight)
+        });
+        out.extend(weights);
+        let total: f64 = out.iter().map(|(_, weight)| weight).sum();
+        for (_, weight) in out.iter_mut() {
+            *weight /= total;
+        }
+        pick_from(candidates, peak, self.beta, noise)
     }
 
     /// Fills `out` with the tokens kept, in no order. `peak` is the row's greatest logit, finite;

@@ -43,6 +43,7 @@ mod noise;
 mod params;
 mod penalties;
 mod race;
+mod rejection;
 mod sampler;
 mod select;
 mod survey;

@@ -9,6 +9,7 @@ use super::params::{LogitsContext, LogitsProcessor, Sampling};
 use super::penalties::Penalties;
 use super::select::Candidate;
 use super::survey::{Flaw, Survey};
+use crate::contract::proposer::Distribution;
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
 
@@ -54,8 +55,8 @@ impl SamplerScratch {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    seed: u64,
-    choice: usize,
+    pub(super) seed: u64,
+    pub(super) choice: usize,
     bias: Vec<(TokenId, f32)>,
     penalties: Option<Penalties>,
     /// None is greedy.
@@ -128,15 +129,72 @@ impl Sampler {
         forbidden: &[TokenId],
         scratch: &mut SamplerScratch,
     ) -> Result<TokenId, Error> {
-        let position = context.tokens.len().saturating_sub(1);
-        let flawed = |row: &[f32], flaw: Flaw| flaw.error(position, row);
-
         let SamplerScratch {
             logits: copy,
             survey: changed,
             candidates,
             ..
         } = scratch;
+        let (row, survey, best) = self.changed(
+            context, processors, logits, survey, forbidden, copy, changed,
+        )?;
+        let Some(filter) = &self.filter else {
+            return Ok(best.id);
+        };
+        let noise = Noise::new(self.seed, self.choice, context.tokens.len());
+        Ok(filter.pick(row, survey, best, noise, candidates))
+    }
+
+    /// As [`pick_surveyed`](Self::pick_surveyed), and puts into `out`, over what was there, what
+    /// the pick was drawn from: the tokens that may follow and how probable each is. Greedily that
+    /// is one token.
+    ///
+    /// # Errors
+    /// As [`pick_surveyed`](Self::pick_surveyed).
+    #[allow(clippy::too_many_arguments)]
+    pub fn distribution_surveyed(
+        &mut self,
+        context: &LogitsContext<'_>,
+        processors: &[Arc<dyn LogitsProcessor>],
+        logits: &[f32],
+        survey: &Survey,
+        forbidden: &[TokenId],
+        scratch: &mut SamplerScratch,
+        out: &mut Distribution,
+    ) -> Result<TokenId, Error> {
+        let SamplerScratch {
+            logits: copy,
+            survey: changed,
+            candidates,
+            ..
+        } = scratch;
+        out.clear();
+        let (row, survey, best) = self.changed(
+            context, processors, logits, survey, forbidden, copy, changed,
+        )?;
+        let Some(filter) = &self.filter else {
+            out.push((best.id, 1.0));
+            return Ok(best.id);
+        };
+        let noise = Noise::new(self.seed, self.choice, context.tokens.len());
+        Ok(filter.distribution(row, survey, best, noise, candidates, out))
+    }
+
+    /// The row as the request changes it, its survey and its best token.
+    #[allow(clippy::too_many_arguments)]
+    fn changed<'r>(
+        &mut self,
+        context: &LogitsContext<'_>,
+        processors: &[Arc<dyn LogitsProcessor>],
+        logits: &'r [f32],
+        survey: &'r Survey,
+        forbidden: &[TokenId],
+        copy: &'r mut Vec<f32>,
+        changed: &'r mut Survey,
+    ) -> Result<(&'r [f32], &'r Survey, Candidate), Error> {
+        let position = context.tokens.len().saturating_sub(1);
+        let flawed = |row: &[f32], flaw: Flaw| flaw.error(position, row);
+
         let (mut row, mut survey) = (logits, survey);
         survey.check(row).map_err(|flaw| flawed(row, flaw))?;
         let untouched = processors.is_empty()
@@ -161,12 +219,7 @@ impl Sampler {
             .peak(row)
             .map_err(|flaw| flawed(row, flaw))?
             .ok_or(Error::NothingToSample { position })?;
-
-        let Some(filter) = &self.filter else {
-            return Ok(best.id);
-        };
-        let noise = Noise::new(self.seed, self.choice, context.tokens.len());
-        Ok(filter.pick(row, survey, best, noise, candidates))
+        Ok((row, survey, best))
     }
 
     /// Bias, penalties, forbidden tokens. Brings the survey of `row` up to date.

@@ -34,14 +34,15 @@ pub(super) struct Stuck {
 
 impl ContinuousScheduler {
     /// Admits from the front of the queue while there are tokens, seats and blocks. The first that
-    /// does not fit holds up the rest, so that nobody is overtaken for ever.
+    /// does not fit holds up the rest, so that nobody is overtaken for ever. Returns what is left
+    /// after them.
     pub(super) fn plan_waiting(
         &mut self,
         kv: &mut dyn KvManager,
         now: Time,
         plan: &mut StepPlan,
         mut left: Left,
-    ) {
+    ) -> Left {
         let mut passed = 0;
         while left.budget > 0 && passed < MOST_PASSED && self.could_seat() {
             self.review_waiting(kv);
@@ -64,6 +65,7 @@ impl ContinuousScheduler {
                 }
             }
         }
+        left
     }
 
     /// Whether newcomers wait a little for others in this plan.

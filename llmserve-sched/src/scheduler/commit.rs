@@ -22,12 +22,18 @@ impl ContinuousScheduler {
                 continue;
             }
             let computed = row.computed.min(sequence.computed);
+            let rejected = sequence.computed > computed && computed >= sequence.known;
             sequence.sealed = computed;
             if sequence.flight.is_empty() {
                 // A host may have computed less than was planned.
                 sequence.computed = computed;
             }
-            if let Err(error) = kv.seal(row.id, computed) {
+            let mut sealed = kv.seal(row.id, computed);
+            if rejected && sequence.flight.is_empty() {
+                // Beyond the tokens the manager knows: nothing but blocks goes.
+                sealed = sealed.and_then(|()| kv.trim(row.id, computed));
+            }
+            if let Err(error) = sealed {
                 self.lose(row.id, error);
             }
         }

@@ -16,6 +16,11 @@ impl Flight {
         self.rows == u64::BITS
     }
 
+    /// Rows in flight.
+    pub(super) fn len(self) -> usize {
+        self.rows as usize
+    }
+
     pub(super) fn is_empty(self) -> bool {
         self.rows == 0
     }
@@ -72,6 +77,7 @@ mod tests {
                     _ => prop_assert_eq!(model.len(), 64),
                 }
                 prop_assert_eq!(flight.is_empty(), model.is_empty());
+                prop_assert_eq!(flight.len(), model.len());
                 prop_assert_eq!(flight.pending(), model.iter().filter(|s| **s).count());
             }
         }

@@ -9,6 +9,7 @@
 //!  service.rs   how fast the queue is served, for "try again after"
 //!  review.rs    ranks that change while one waits
 //!  queue/       who is next: turns of tenants, ranks within one
+//!  drafts.rs    plan, what is left of it: guesses to verify
 //!  preempt.rs   taking blocks away
 //!  commit.rs    seal, fork, append, end
 //! ```
@@ -16,6 +17,7 @@
 mod admit;
 mod commit;
 mod delay;
+mod drafts;
 mod flight;
 mod preempt;
 mod queue;
@@ -284,9 +286,11 @@ impl Scheduler for ContinuousScheduler {
         let left = self.plan_running(kv, plan);
         let preempted = !plan.preempted.is_empty();
         // Whoever was preempted in this step comes before any newcomer in the next.
-        if !preempted && !self.is_held_back(now, &left) {
-            self.plan_waiting(kv, now, plan, left);
-        }
+        let left = match preempted || self.is_held_back(now, &left) {
+            true => left,
+            false => self.plan_waiting(kv, now, plan, left),
+        };
+        self.plan_drafts(kv, plan, left);
         if !plan.rows.is_empty() {
             self.reserve.planned(preempted);
         }
@@ -302,6 +306,14 @@ impl Scheduler for ContinuousScheduler {
         for (id, end) in &outcome.ended {
             self.end(*id, *end, kv);
         }
+    }
+
+    fn plans_drafts(&self) -> bool {
+        true
+    }
+
+    fn offer(&mut self, sequence: SequenceId, drafts: usize) {
+        self.note_offer(sequence, drafts);
     }
 
     fn counts(&self) -> SchedulerCounts {

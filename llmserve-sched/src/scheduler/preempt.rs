@@ -90,6 +90,7 @@ impl ContinuousScheduler {
         sequence.sealed = 0;
         sequence.preemptions += 1;
         sequence.preempted = self.step;
+        sequence.offered = 0;
         // Blocks of the row taken out will never be written, those of rows in flight will not be
         // vouched for by a commit of ours: unsealed, they lose their identity with their last
         // holder.

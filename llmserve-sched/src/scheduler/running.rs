@@ -55,6 +55,7 @@ impl Sequence {
             start: self.computed,
             len,
             samples,
+            drafts: 0,
         });
         self.computed += len;
         self.flight.push(samples);

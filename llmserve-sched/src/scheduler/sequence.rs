@@ -44,9 +44,11 @@ pub(super) struct Sequence {
     /// Tokens it was submitted or forked with.
     prompt: usize,
     /// Tokens generated since it was submitted or forked.
-    generated: usize,
+    pub(super) generated: usize,
     /// Most of them; at least 1, so that a prompt is computed whatever was asked for.
-    max_new_tokens: usize,
+    pub(super) max_new_tokens: usize,
+    /// Guesses at hand for what follows the last known token.
+    pub(super) offered: usize,
     pub(super) max_chunk: usize,
     /// Seats it takes while it runs: 1, or its choices until it has forked.
     pub(super) seats: usize,
@@ -84,6 +86,7 @@ impl Sequence {
             prompt: request.tokens,
             generated: 0,
             max_new_tokens: request.max_new_tokens.max(1),
+            offered: 0,
             max_chunk: request.max_chunk.unwrap_or(usize::MAX).max(1),
             seats: request.choices.max(1),
             flight: Flight::default(),
@@ -112,6 +115,7 @@ impl Sequence {
             prompt: self.prompt,
             generated: 1,
             max_new_tokens: max_new_tokens + 1,
+            offered: 0,
             seats: 1,
             flight: Flight::default(),
             visited: 0,

@@ -223,6 +223,7 @@ fn what_a_host_did_not_compute_is_planned_again() {
         start: 12,
         len: 8,
         samples: true,
+        drafts: 0,
     };
     assert_eq!(rig.plan.rows, [expected]);
 }

@@ -19,6 +19,7 @@ fn a_row_that_samples_counts_one_token_more_from_when_it_is_planned() {
         start: 20,
         len: 1,
         samples: true,
+        drafts: 0,
     };
     assert_eq!(second, [expected]);
     rig.scheduler.commit(&Rig::outcome_of(&first), &mut rig.kv);

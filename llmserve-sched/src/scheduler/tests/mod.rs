@@ -3,6 +3,7 @@
 mod admission;
 mod budget;
 mod commit;
+mod drafts;
 mod in_flight;
 mod order;
 mod policies;

@@ -1,0 +1,243 @@
+//! The engine's side of speculation: asking for drafts after a commit, and learning from what
+//! became of them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::core::Core;
+use super::request::Sequence;
+use crate::contract::clock::Time;
+use crate::contract::proposer::{
+    Depth, DepthAsk, Distribution, DraftAsk, MAX_DRAFT_DEPTH, ProposalReport, Proposer,
+    Speculation, StepReport, Verification, Verified,
+};
+use crate::contract::scheduler::PlannedRow;
+use crate::error::panic_message;
+use crate::ids::SequenceId;
+
+/// Rounds in a row that may fail before a proposer is not asked any more.
+const MOST_FAILURES: u32 = 8;
+
+/// What an engine that speculates keeps besides its sequences.
+pub(super) struct Speculator {
+    pub(super) proposer: Box<dyn Proposer>,
+    pub(super) depth: Box<dyn Depth>,
+    pub(super) verification: Verification,
+    /// Failures in a row.
+    failures: u32,
+    /// Rows with drafts of the step at hand.
+    pub(super) verified: Vec<Verified>,
+    /// The target's distribution at the position at hand.
+    pub(super) target: Distribution,
+    asks: Vec<DepthAsk>,
+    /// Sequences asked for, out of their slots meanwhile, with the depth of each.
+    asked: Vec<(SequenceId, Box<Sequence>, usize)>,
+}
+
+impl Speculator {
+    pub(super) fn new(speculation: Speculation) -> Box<Self> {
+        Box::new(Self {
+            proposer: speculation.proposer,
+            depth: speculation.depth,
+            verification: speculation.verification,
+            failures: 0,
+            verified: Vec::new(),
+            target: Distribution::new(),
+            asks: Vec::new(),
+            asked: Vec::new(),
+        })
+    }
+
+    /// Forgets a sequence that has ended. A proposer that panics over it is not asked again.
+    pub(super) fn close(&mut self, id: SequenceId) {
+        self.depth.close(id);
+        let closed = catch_unwind(AssertUnwindSafe(|| self.proposer.close(id)));
+        if closed.is_err() {
+            self.failures = MOST_FAILURES;
+        }
+    }
+}
+
+impl Core {
+    /// Notes what became of a step's drafts.
+    pub(super) fn learn(&mut self, rows: &[PlannedRow], time: Duration) {
+        let Some(speculator) = &mut self.speculator else {
+            return;
+        };
+        for verified in &speculator.verified {
+            let stats = &mut self.stats;
+            stats.spec_drafts += 1;
+            stats.spec_draft_tokens += verified.drafted as u64;
+            stats.spec_accepted_tokens += verified.accepted as u64;
+            self.instruments.verified(verified);
+            for count in stats
+                .spec_accepted_per_pos
+                .iter_mut()
+                .take(verified.accepted)
+            {
+                *count += 1;
+            }
+        }
+        let decodes = rows.iter().filter(|row| is_decode(row)).count();
+        speculator.depth.step(&StepReport {
+            decodes,
+            tokens: rows.iter().map(|row| row.len).sum(),
+            prefill: decodes < rows.len(),
+            time,
+            verified: &speculator.verified,
+        });
+        speculator.verified.clear();
+    }
+
+    /// Asks for drafts for the sequences of a step that go on, and offers them to the scheduler.
+    pub(super) fn propose(&mut self, rows: &[PlannedRow]) {
+        let Some(mut speculator) = self.speculator.take() else {
+            return;
+        };
+        if speculator.failures < MOST_FAILURES {
+            self.phase = "depth of speculation";
+            self.choose_depths(&mut speculator, rows);
+            self.draft(&mut speculator);
+            self.phase = "scheduler";
+            for (id, mut sequence, depth) in speculator.asked.drain(..) {
+                let drafts = sequence.draft.tokens.len().min(depth);
+                sequence.draft.tokens.truncate(drafts);
+                self.sequences.put_back(id, sequence);
+                if drafts > 0 {
+                    self.scheduler.offer(id, drafts);
+                }
+            }
+        }
+        self.speculator = Some(speculator);
+    }
+
+    /// Takes the sequences that shall have drafts out of their slots.
+    fn choose_depths(&mut self, speculator: &mut Speculator, rows: &[PlannedRow]) {
+        let Speculator {
+            asks, asked, depth, ..
+        } = speculator;
+        asks.clear();
+        let mut decodes = 0;
+        for row in rows.iter().filter(|row| row.samples) {
+            let Some(sequence) = self.sequences.get(row.id) else {
+                continue;
+            };
+            decodes += 1;
+            let spec = &sequence.spec;
+            // The last token is picked, not drafted.
+            let left = spec.max_total.saturating_sub(sequence.tokens.len() + 1);
+            let limit = left.min(spec.draft_depth).min(MAX_DRAFT_DEPTH);
+            if limit > 0 {
+                asks.push(DepthAsk {
+                    sequence: row.id,
+                    limit,
+                    depth: 0,
+                });
+            }
+        }
+        if asks.is_empty() {
+            return;
+        }
+        depth.choose(decodes, asks);
+        let wanted: usize = asks.iter().map(|ask| ask.depth.min(ask.limit)).sum();
+        self.instruments.depth(wanted as f64 / asks.len() as f64);
+        for ask in asks {
+            let depth = ask.depth.min(ask.limit);
+            if depth > 0
+                && let Some(mut sequence) = self.sequences.take(ask.sequence)
+            {
+                sequence.draft.clear();
+                asked.push((ask.sequence, sequence, depth));
+            }
+        }
+    }
+
+    /// Asks the proposer, and keeps of what it says what makes sense.
+    fn draft(&mut self, speculator: &mut Speculator) {
+        let rejection = speculator.verification == Verification::Rejection;
+        let Speculator {
+            proposer, asked, ..
+        } = speculator;
+        if asked.is_empty() {
+            return;
+        }
+        let mut report = ProposalReport {
+            sequences: asked.len(),
+            wanted: asked.iter().map(|(_, _, depth)| depth).sum(),
+            longest: asked.iter().map(|(_, _, depth)| *depth).max().unwrap_or(0),
+            drafted: 0,
+            time: Time::ZERO,
+        };
+        let known: Vec<usize> = asked.iter().map(|(_, s, _)| s.tokens.len()).collect();
+        let mut asks: Vec<DraftAsk<'_>> = asked
+            .iter_mut()
+            .map(|(id, sequence, depth)| {
+                let Sequence {
+                    tokens,
+                    sampler,
+                    spec,
+                    choice,
+                    draft,
+                    ..
+                } = &mut **sequence;
+                let eos: &[_] = match spec.ignore_eos {
+                    true => &[],
+                    false => &self.shared.info.eos,
+                };
+                let ask = DraftAsk::new(*id, tokens, spec.prompt.len(), *depth, sampler)
+                    .processed(*choice, &spec.processors)
+                    .tenant(spec.tenant.as_deref())
+                    .ends(spec.min_tokens, [eos, &spec.stop_tokens]);
+                match rejection {
+                    true => ask.distributions(&mut draft.distributions),
+                    false => ask,
+                }
+            })
+            .collect();
+        let began = self.clock.now();
+        let done = catch_unwind(AssertUnwindSafe(|| proposer.propose(&mut asks)));
+        report.time = self.clock.now().saturating_sub(began);
+        drop(asks);
+        let failed = match done {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic_message(&*panic)),
+        };
+        for ((_, sequence, _), known) in asked.iter_mut().zip(known) {
+            let Sequence { tokens, draft, .. } = &mut **sequence;
+            draft.tokens.extend(tokens.drain(known..));
+            let vocab = self.shared.info.vocab_size;
+            let sound = draft
+                .tokens
+                .iter()
+                .take_while(|token| (**token as usize) < vocab);
+            let sound = sound.count();
+            draft.tokens.truncate(sound);
+            if draft.distributions.len() < draft.tokens.len() {
+                draft.distributions.clear();
+            }
+            if failed.is_some() {
+                draft.clear();
+            }
+            report.drafted += draft.tokens.len();
+        }
+        match failed {
+            None => speculator.failures = 0,
+            Some(error) => {
+                speculator.failures += 1;
+                tracing::warn!(error, in_a_row = speculator.failures, "a proposer failed");
+                self.stats.spec_failures += 1;
+                for at in 0..speculator.asked.len() {
+                    let id = speculator.asked[at].0;
+                    speculator.close(id);
+                }
+            }
+        }
+        speculator.depth.proposed(&report);
+    }
+}
+
+/// Whether a row is one position and its drafts.
+fn is_decode(row: &PlannedRow) -> bool {
+    row.samples && row.len == row.drafts + 1
+}
