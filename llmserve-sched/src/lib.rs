@@ -58,6 +58,7 @@ pub mod policy;
 mod reservation;
 mod scheduler;
 pub mod simulation;
+pub mod speculation;
 #[cfg(test)]
 mod testing;
 

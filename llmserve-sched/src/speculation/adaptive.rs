@@ -1,0 +1,304 @@
+//! As many drafts as pay, and none where none do.
+//!
+//! ```text
+//!                 1 + a + a² + … + aᵏ            a: how often a draft is accepted
+//!  rate(k) = ─────────────────────────────
+//!             step(rows · (1 + k)) + k·pass       both measured while serving
+//! ```
+//!
+//! The rate is that of the whole batch: beside few others a row of drafts costs a step little,
+//! beside many it costs as much as decoding them would. The best k is taken, and each sequence
+//! then goes as deep as its own acceptance carries it. While nothing pays, speculation is off, and
+//! now and then a few sequences try whether it would.
+
+use llmserve_core::{
+    Depth, DepthAsk, MAX_DRAFT_DEPTH, ProposalReport, SequenceId, StepReport, Verified,
+};
+use serde::{Deserialize, Serialize};
+
+use super::cost::Curve;
+
+/// Options of [`AdaptiveDepth`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptiveDepthConfig {
+    /// Most drafts of a sequence; 8 by default.
+    pub most: usize,
+    /// How much better than none drafts must look before speculation turns itself on; 1.05 by
+    /// default. It turns off below 1.
+    pub margin: f64,
+    /// Steps of speculation after which one step goes without, to know what that costs by now; 64
+    /// by default.
+    pub recheck: u32,
+    /// Most steps between two tries while off; 1,024 by default. The first comes early, and each
+    /// that fails doubles the time to the next.
+    pub patience: u32,
+}
+
+impl Default for AdaptiveDepthConfig {
+    fn default() -> Self {
+        Self {
+            most: 8,
+            margin: 1.05,
+            recheck: 64,
+            patience: 1024,
+        }
+    }
+}
+
+/// Rounds of a try: the first lets a draft model read what it has missed.
+const TRY: u32 = 2;
+/// Steps from a try that failed to the next, at first.
+const FIRST_PAUSE: u32 = 32;
+/// Drafts of a sequence in a try.
+const TRY_DEPTH: usize = 4;
+/// What a row counts for, one row later.
+const MEMORY: f64 = 0.9;
+/// Drafts' worth of belief in the others' acceptance.
+const PRIOR: f64 = 2.0;
+
+/// The depth that pays most, from measured acceptance and measured cost.
+///
+/// It knows of time what it is told, so the same reports give the same depths.
+#[derive(Clone, Debug)]
+pub struct AdaptiveDepth {
+    config: AdaptiveDepthConfig,
+    /// By slot.
+    sequences: Vec<Option<(SequenceId, Acceptance)>>,
+    overall: Acceptance,
+    /// Seconds of a step by its tokens.
+    steps: Curve,
+    /// Seconds of a drafting pass by its sequences.
+    passes: Curve,
+    /// Drafts that come for each that was asked for.
+    coverage: f64,
+    on: bool,
+    /// Choices since speculation was turned on or measured without.
+    since: u32,
+    /// Rounds left of the try at hand.
+    trying: u32,
+    /// Choices until the next try.
+    pause: u32,
+    /// What [`pause`](Self::pause) was after the last try.
+    last_pause: u32,
+}
+
+/// How often drafts were accepted lately.
+#[derive(Clone, Copy, Debug, Default)]
+struct Acceptance {
+    accepted: f64,
+    judged: f64,
+}
+
+impl Acceptance {
+    /// A row was verified: what comes after the first wrong draft was not judged.
+    fn learn(&mut self, verified: &Verified, memory: f64) {
+        let judged = verified.drafted.min(verified.accepted + 1);
+        self.accepted = self.accepted * memory + verified.accepted as f64;
+        self.judged = self.judged * memory + judged as f64;
+    }
+
+    fn fade(&mut self, memory: f64) {
+        self.accepted *= memory;
+        self.judged *= memory;
+    }
+
+    /// The share accepted, drawn towards `prior` while little is known.
+    fn share(&self, prior: f64) -> f64 {
+        ((self.accepted + PRIOR * prior) / (self.judged + PRIOR)).clamp(0.0, 0.99)
+    }
+}
+
+impl Default for AdaptiveDepth {
+    fn default() -> Self {
+        Self::new(AdaptiveDepthConfig::default())
+    }
+}
+
+impl AdaptiveDepth {
+    /// With these options.
+    pub fn new(config: AdaptiveDepthConfig) -> Self {
+        Self {
+            config,
+            sequences: Vec::new(),
+            overall: Acceptance::default(),
+            steps: Curve::default(),
+            passes: Curve::default(),
+            coverage: 1.0,
+            on: false,
+            since: 0,
+            trying: 0,
+            pause: 0,
+            last_pause: FIRST_PAUSE / 2,
+        }
+    }
+
+    /// Whether drafts are asked for because they pay, tries aside.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    fn acceptance(&self, id: SequenceId) -> f64 {
+        let prior = self.overall.share(0.5);
+        match self.sequences.get(id.slot()) {
+            Some(Some((owner, own))) if *owner == id => own.share(prior),
+            _ => prior,
+        }
+    }
+
+    /// The best depth for all, its rate in tokens a second, and that without drafts. None before
+    /// a step without drafts was measured.
+    fn best(&self, decodes: usize, accepted: &[f64]) -> Option<(usize, f64, f64)> {
+        let plain = self.steps.at(decodes)?;
+        let without = decodes as f64 / plain.max(1e-12);
+        let pass = self.passes.at(accepted.len()).unwrap_or(0.0);
+        let mut best = (0, without);
+        let (mut tokens, mut powers) = (decodes as f64, accepted.to_vec());
+        for depth in 1..=self.most() {
+            for (power, accepted) in powers.iter_mut().zip(accepted) {
+                tokens += *power * self.coverage;
+                *power *= accepted;
+            }
+            let drafts = (depth * accepted.len()) as f64 * self.coverage;
+            let step = self.steps.at(decodes + drafts.round() as usize)?;
+            let rate = tokens / (step + pass * depth as f64).max(1e-12);
+            if rate > best.1 {
+                best = (depth, rate);
+            }
+        }
+        Some((best.0, best.1, without))
+    }
+
+    /// How deep one sequence goes while the batch makes `rate` tokens a second.
+    fn own_depth(&self, decodes: usize, asks: usize, depth: usize, rate: f64, share: f64) -> usize {
+        let drafts = ((depth * asks) as f64 * self.coverage).max(1.0);
+        let step = |tokens| self.steps.at(tokens).unwrap_or(0.0);
+        let verify = (step(decodes + drafts.round() as usize) - step(decodes)).max(0.0) / drafts;
+        let draft = self.passes.at(asks).unwrap_or(0.0) / asks as f64;
+        // The n-th draft brings shareⁿ tokens and costs what would have brought this many.
+        let cost = rate * (verify + draft);
+        let (mut own, mut gain) = (0, share);
+        while own < self.most() && gain > cost {
+            own += 1;
+            gain *= share;
+        }
+        own
+    }
+
+    /// A few sequences try, so that it costs little where it fails.
+    fn try_some(&mut self, decodes: usize, asks: &mut [DepthAsk]) {
+        self.trying -= 1;
+        let depth = TRY_DEPTH.min(self.most());
+        for ask in asks.iter_mut().take((decodes / 16).max(1)) {
+            ask.depth = depth.min(ask.limit);
+        }
+    }
+}
+
+impl Depth for AdaptiveDepth {
+    fn most(&self) -> usize {
+        self.config.most.min(MAX_DRAFT_DEPTH)
+    }
+
+    fn choose(&mut self, decodes: usize, asks: &mut [DepthAsk]) {
+        if self.most() == 0 || asks.is_empty() {
+            return;
+        }
+        let accepted: Vec<f64> = asks
+            .iter()
+            .map(|ask| self.acceptance(ask.sequence))
+            .collect();
+        for ask in asks.iter() {
+            // One that goes without drafts is judged by the others after a while.
+            if let Some(Some((_, own))) = self.sequences.get_mut(ask.sequence.slot()) {
+                own.fade(0.99);
+            }
+        }
+        let Some((depth, rate, without)) = self.best(decodes, &accepted) else {
+            return;
+        };
+        if self.trying > 0 {
+            return self.try_some(decodes, asks);
+        }
+        let pays = self.overall.judged > 0.0
+            && depth > 0
+            && rate > without * if self.on { 1.0 } else { self.config.margin };
+        if pays != self.on {
+            self.on = pays;
+            self.since = 0;
+            if pays {
+                self.last_pause = FIRST_PAUSE / 2;
+            } else {
+                self.pause = self.last_pause;
+            }
+        }
+        if !self.on {
+            match self.pause.checked_sub(1) {
+                Some(left) => self.pause = left,
+                None => {
+                    self.last_pause = (self.last_pause * 2).min(self.config.patience.max(1));
+                    self.pause = self.last_pause;
+                    self.trying = TRY;
+                    self.try_some(decodes, asks);
+                }
+            }
+            return;
+        }
+        self.since += 1;
+        let stale = self.since >= self.config.recheck;
+        if stale || !self.steps.knows(decodes) {
+            self.since = 0;
+            return;
+        }
+        let alone = asks.len() == 1;
+        let count = asks.len();
+        for (ask, share) in asks.iter_mut().zip(accepted) {
+            let own = match alone {
+                true => depth,
+                false => self.own_depth(decodes, count, depth, rate, share),
+            };
+            ask.depth = own.min(ask.limit);
+        }
+    }
+
+    fn step(&mut self, report: &StepReport<'_>) {
+        if !report.prefill {
+            self.steps.learn(report.tokens, report.time.as_secs_f64());
+        }
+        for verified in report.verified {
+            let slot = verified.sequence.slot();
+            if slot >= self.sequences.len() {
+                self.sequences.resize(slot + 1, None);
+            }
+            let fresh = (verified.sequence, Acceptance::default());
+            let place = self.sequences[slot].get_or_insert(fresh);
+            if place.0 != verified.sequence {
+                *place = fresh;
+            }
+            place.1.learn(verified, MEMORY);
+            self.overall.learn(verified, 0.98);
+        }
+    }
+
+    fn proposed(&mut self, report: &ProposalReport) {
+        if report.longest == 0 || report.sequences == 0 {
+            return;
+        }
+        let came = report.drafted as f64 / report.wanted.max(1) as f64;
+        // Drafts cut at a limit count as asked for; none at all is what matters.
+        self.coverage = (self.coverage * 0.95 + came * 0.05).clamp(0.02, 1.0);
+        if report.drafted > 0 {
+            let pass = report.time.as_secs_f64() / report.longest as f64;
+            // A round in which a draft model also read a prompt is not what a pass costs.
+            self.passes.learn_least(report.sequences, pass);
+        }
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        if let Some(place) = self.sequences.get_mut(sequence.slot())
+            && place.as_ref().is_some_and(|(owner, _)| *owner == sequence)
+        {
+            *place = None;
+        }
+    }
+}
