@@ -2,19 +2,19 @@
 
 use std::hash::{Hash, Hasher};
 
-use llmserve_core::{Prompt, Request};
+use llmserve_core::{Constraint, Prompt, Request};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::canonical::Canonical;
 
 /// Changes whenever the encoding below does, so that old keys are never mistaken for new ones.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Everything about a request that can change its answer.
 ///
 /// The canonical bytes hold, in this order: the layer's namespace, tenant, model, prompt (its
 /// kind and content), every sampling parameter, `max_tokens`, `min_tokens`, `ignore_eos`,
-/// `stop_tokens`, `stop`, `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`. Left out are
+/// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`. Left out are
 /// `id`, `priority` and `deadline`: they change when an answer comes, not what it is, and an
 /// answer that a deadline cut off is not stored.
 ///
@@ -84,6 +84,10 @@ impl Key {
         for stop in &request.stop {
             out.text(stop);
         }
+        match &request.constraint {
+            None => out.tag(0),
+            Some(constraint) => write_constraint(&mut out, constraint)?,
+        }
         out.size(request.n);
         out.option(request.logprobs, Canonical::size);
         out.option(request.prompt_logprobs, Canonical::size);
@@ -130,6 +134,32 @@ fn write_prompt(out: &mut Canonical, prompt: &Prompt) -> Option<()> {
                 out.text(&message.role);
                 out.text(&message.content);
             }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn write_constraint(out: &mut Canonical, constraint: &Constraint) -> Option<()> {
+    match constraint {
+        Constraint::JsonSchema(text) => {
+            out.tag(1);
+            out.text(text);
+        }
+        Constraint::Regex(text) => {
+            out.tag(2);
+            out.text(text);
+        }
+        Constraint::Choice(texts) => {
+            out.tag(3);
+            out.size(texts.len());
+            for text in texts {
+                out.text(text);
+            }
+        }
+        Constraint::Lark(text) => {
+            out.tag(4);
+            out.text(text);
         }
         _ => return None,
     }

@@ -71,6 +71,7 @@ fn is_the_answers_own_end(reason: &FinishReason) -> bool {
         FinishReason::Eos(_)
             | FinishReason::StopToken(_)
             | FinishReason::StopString(_)
+            | FinishReason::Complete
             | FinishReason::Length
     )
 }

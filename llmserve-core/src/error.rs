@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::contract::grammar::GrammarError;
 use crate::contract::kv::KvError;
 use crate::contract::model::ModelError;
 use crate::contract::tokenizer::TokenizerError;
@@ -45,6 +46,9 @@ pub enum Error {
     /// The tokenizer or the chat template failed on this prompt.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The constraint has no grammar, or its grammar failed.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The model produced a logit that is not a number.
     #[error(
         "the model produced a non-finite logit ({value}) for token {token} after position {position}"
@@ -58,7 +62,9 @@ pub enum Error {
         value: String,
     },
     /// Nothing may be sampled: every token was ruled out.
-    #[error("no token may follow position {position}: bias or processors rule all of them out")]
+    #[error(
+        "no token may follow position {position}: bias, processors or a grammar rule all of them out"
+    )]
     NothingToSample {
         /// Position of the last input token.
         position: usize,
@@ -107,6 +113,7 @@ impl Error {
             Error::PromptTooLong { .. } => "prompt_too_long",
             Error::Overloaded { .. } => "overloaded",
             Error::Tokenizer(_) => "tokenizer",
+            Error::Grammar(_) => "grammar",
             Error::NonFiniteLogits { .. } => "non_finite_logits",
             Error::NothingToSample { .. } => "nothing_to_sample",
             Error::Model(_) => "model",

@@ -90,6 +90,8 @@ pub enum FinishReason {
     StopToken(TokenId),
     /// A stop string of the request.
     StopString(String),
+    /// The answer has the form that was asked for, and nothing can follow in that form.
+    Complete,
     /// `max_tokens`, the model's context or the KV cache's size was reached.
     Length,
     /// The deadline passed.
@@ -100,9 +102,10 @@ impl FinishReason {
     /// The name OpenAI-compatible clients know: `stop`, `length`; or `deadline`.
     pub fn as_str(&self) -> &'static str {
         match self {
-            FinishReason::Eos(_) | FinishReason::StopToken(_) | FinishReason::StopString(_) => {
-                "stop"
-            }
+            FinishReason::Eos(_)
+            | FinishReason::StopToken(_)
+            | FinishReason::StopString(_)
+            | FinishReason::Complete => "stop",
             FinishReason::Length => "length",
             FinishReason::Deadline => "deadline",
         }

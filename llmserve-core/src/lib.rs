@@ -38,6 +38,7 @@ pub mod text;
 
 pub use contract::clock::{Clock, ManualClock, SystemClock, Time};
 pub use contract::generate::{Blocking, EventStream, Generate};
+pub use contract::grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarMatcher};
 pub use contract::kv::{
     BlockEvent, BlockTables, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp, PrefixHit,
     PrefixScope,
@@ -67,4 +68,4 @@ pub use identity::{BlockIdentity, Extras, IdentityRoot};
 pub use ids::{BlockId, GroupId, SequenceId, TokenId};
 pub use metrics::{Counter, Gauge, Histogram, MemoryRecorder, NoopRecorder, Recorder};
 pub use request::{Prompt, Request};
-pub use sampling::{LogitsContext, LogitsProcessor, Sampling, Survey};
+pub use sampling::{LogitsContext, LogitsProcessor, Sampling, Survey, TokenMask};

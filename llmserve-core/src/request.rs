@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::contract::grammar::Constraint;
 use crate::contract::tokenizer::Message;
 use crate::ids::TokenId;
 use crate::sampling::{LogitsProcessor, Sampling};
@@ -47,6 +48,9 @@ pub struct Request {
     pub stop_tokens: Vec<TokenId>,
     /// Strings that end a choice; they are not part of its text.
     pub stop: Vec<String>,
+    /// The form every choice must have. One that ends by itself has it; `max_tokens`, a stop string
+    /// or stop token may cut it short.
+    pub constraint: Option<Constraint>,
     /// Choices wanted, from one prefill.
     pub n: usize,
     /// Logprobs of each generated token, with this many alternatives.
@@ -83,6 +87,7 @@ impl Request {
             ignore_eos: false,
             stop_tokens: Vec::new(),
             stop: Vec::new(),
+            constraint: None,
             n: 1,
             logprobs: None,
             prompt_logprobs: None,
@@ -190,6 +195,34 @@ impl Request {
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stop.push(text.into());
         self
+    }
+
+    /// See [`Request::constraint`].
+    pub fn constraint(mut self, constraint: Constraint) -> Self {
+        self.constraint = Some(constraint);
+        self
+    }
+
+    /// Answers are JSON that this schema, itself JSON, accepts: see [`Request::constraint`].
+    pub fn json_schema(self, schema: impl Into<String>) -> Self {
+        self.constraint(Constraint::JsonSchema(schema.into()))
+    }
+
+    /// Answers are texts that all of this regular expression matches: see [`Request::constraint`].
+    pub fn regex(self, regex: impl Into<String>) -> Self {
+        self.constraint(Constraint::Regex(regex.into()))
+    }
+
+    /// Answers are one of these texts: see [`Request::constraint`].
+    pub fn one_of<T: Into<String>>(self, texts: impl IntoIterator<Item = T>) -> Self {
+        let texts = texts.into_iter().map(Into::into).collect();
+        self.constraint(Constraint::Choice(texts))
+    }
+
+    /// Answers are of the language of this grammar in Lark's notation: see
+    /// [`Request::constraint`].
+    pub fn lark(self, grammar: impl Into<String>) -> Self {
+        self.constraint(Constraint::Lark(grammar.into()))
     }
 
     /// See [`Request::n`].

@@ -54,6 +54,8 @@ mod hub;
 #[allow(unsafe_code)]
 mod kernels;
 mod pages;
+#[cfg(feature = "structured")]
+mod structured;
 mod template;
 #[allow(unsafe_code)]
 mod threads;
@@ -67,6 +69,8 @@ pub use folder::{LoadedModel, ModelFolder};
 #[cfg(feature = "hub")]
 pub use hub::{FetchProgress, Hub, HubBuilder, HubError};
 pub use kernels::{Ceiling, Kernels, measure};
+#[cfg(feature = "structured")]
+pub use structured::LlguidanceCompiler;
 pub use template::ChatTemplate;
 pub use threads::{TaskPanicked, ThreadTeam, physical_cores};
 pub use tokenizer::{HfTokenizer, SpecialTokens};

@@ -7,6 +7,8 @@ use llmserve_core::{
     BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder, Scheduler,
 };
 use llmserve_kv::PagedKv;
+#[cfg(feature = "structured")]
+use llmserve_model::LlguidanceCompiler;
 use llmserve_model::{CpuOptions, DType, FileDType, Kernels, LoadError, ModelFolder};
 use llmserve_sched::{ContinuousScheduler, Policy, Priority, SchedulerBuilder};
 
@@ -246,11 +248,18 @@ impl Serve {
             .prefix_caching(self.prefix_caching)
             .events(self.listener.is_some())
             .build()?;
+        #[cfg(feature = "structured")]
+        let (vocab_size, eos) = (info.vocab_size, info.eos.clone());
         let mut builder = Engine::builder(loaded.model)
             .kv(kv)
             .scheduler(scheduler)
             .recorder(self.recorder);
         if let Some(tokenizer) = loaded.tokenizer {
+            #[cfg(feature = "structured")]
+            {
+                let compiler = LlguidanceCompiler::new(tokenizer.clone(), vocab_size, &eos);
+                builder = builder.grammars(Arc::new(compiler));
+            }
             builder = builder.tokenizer(tokenizer);
         }
         if let Some(listener) = self.listener {

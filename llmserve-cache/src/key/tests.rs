@@ -55,6 +55,21 @@ const CHANGES: &[Change] = &[
     ("bias of another", |r| {
         r.sampling.logit_bias.insert(6, 0.5);
     }),
+    ("schema", |r| {
+        r.constraint = Some(Constraint::JsonSchema("{}".into()));
+    }),
+    ("regex", |r| {
+        r.constraint = Some(Constraint::Regex("{}".into()))
+    }),
+    ("choice", |r| {
+        r.constraint = Some(Constraint::Choice(vec!["{}".into()]));
+    }),
+    ("choices", |r| {
+        r.constraint = Some(Constraint::Choice(vec!["{".into(), "}".into()]));
+    }),
+    ("lark", |r| {
+        r.constraint = Some(Constraint::Lark("{}".into()))
+    }),
     ("two biases", |r| {
         r.sampling.logit_bias.extend([(5, 0.5), (6, 0.5)]);
     }),
@@ -207,7 +222,7 @@ fn hashes_are_stable_across_processes_and_machines() {
         .stop("\n");
     let key = Key::new("n", &request).unwrap();
     assert_eq!(key.hash128(), xxh3_128(key.bytes()));
-    assert_eq!(format!("{key:?}"), "21e76a71cec6566f341ca88ed5f39fc2");
+    assert_eq!(format!("{key:?}"), "da87bae8c9cd60ed7860ec9017d31e4d");
 }
 
 #[test]

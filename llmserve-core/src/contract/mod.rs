@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod generate;
+pub mod grammar;
 pub mod kv;
 pub mod merge;
 pub mod model;

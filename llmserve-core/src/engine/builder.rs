@@ -4,17 +4,21 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::core::{Buffers, Core, EventListener};
 use super::deadlines::Deadlines;
+use super::grammars::{DEFAULT_KEPT, Grammars};
 use super::instruments::Instruments;
 use super::intake::{self, LastLane, Limits};
+use super::masks::{self, MaskThreads};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
 use super::{Engine, EngineStats, Handle, Shared, State};
 use crate::contract::clock::{Clock, SystemClock};
+use crate::contract::grammar::GrammarCompiler;
 use crate::contract::kv::{BlockEvent, KvManager};
 use crate::contract::model::{Model, ModelError, StepLimits};
 use crate::contract::proposer::{ProposerLimits, Speculation};
@@ -65,6 +69,9 @@ pub struct EngineBuilder {
     kv: Option<Box<dyn KvManager>>,
     scheduler: Option<Box<dyn Scheduler>>,
     tokenizer: Option<Arc<dyn Tokenizer>>,
+    grammars: Option<Arc<dyn GrammarCompiler>>,
+    grammars_kept: usize,
+    mask_threads: usize,
     clock: Arc<dyn Clock>,
     recorder: Arc<dyn Recorder>,
     listener: Option<EventListener>,
@@ -80,6 +87,9 @@ impl EngineBuilder {
             kv: None,
             scheduler: None,
             tokenizer: None,
+            grammars: None,
+            grammars_kept: DEFAULT_KEPT,
+            mask_threads: masks::DEFAULT_THREADS,
             clock: Arc::new(SystemClock::new()),
             recorder: Arc::new(NoopRecorder),
             listener: None,
@@ -104,6 +114,28 @@ impl EngineBuilder {
     /// Text to tokens and back. Without one the engine serves token ids.
     pub fn tokenizer(mut self, tokenizer: Arc<dyn Tokenizer>) -> Self {
         self.tokenizer = Some(tokenizer);
+        self
+    }
+
+    /// Who compiles the constraints of requests that want answers of a given form. Without one
+    /// such requests are refused.
+    pub fn grammars(mut self, compiler: Arc<dyn GrammarCompiler>) -> Self {
+        self.grammars = Some(compiler);
+        self
+    }
+
+    /// Most constraints remembered, compiled or refused, the least recently used forgotten first;
+    /// 64 by default.
+    pub fn grammars_kept(mut self, constraints: usize) -> Self {
+        self.grammars_kept = constraints;
+        self
+    }
+
+    /// Threads that compute masks of grammars while the model computes; 1 by default, and none
+    /// where there is no compiler. The engine's own thread helps when the model is done first, and
+    /// does it all with 0.
+    pub fn mask_threads(mut self, threads: usize) -> Self {
+        self.mask_threads = threads;
         self
     }
 
@@ -155,6 +187,7 @@ impl EngineBuilder {
             kv,
             scheduler,
             tokenizer,
+            grammars,
             clock,
             recorder,
             listener,
@@ -222,7 +255,18 @@ impl EngineBuilder {
             max_num_seqs: scheduler.max_num_seqs(),
             max_intake: self.max_intake,
             has_tokenizer: tokenizer.is_some(),
+            has_grammars: grammars.is_some(),
         };
+        let masks = match &grammars {
+            Some(_) => Some(MaskThreads::start(
+                self.mask_threads,
+                info.vocab_size,
+                clock.clone(),
+            )?),
+            None => None,
+        };
+        let kept = self.grammars_kept;
+        let grammars = grammars.map(|compiler| Arc::new(Grammars::new(compiler, kept)));
         let mut instruments = Instruments::new(recorder, &info.name);
         if speculation.is_some() {
             instruments.speculate();
@@ -258,6 +302,9 @@ impl EngineBuilder {
             seed: self
                 .seed
                 .unwrap_or_else(|| RandomState::new().hash_one(0u64)),
+            masks,
+            mask_time: Duration::ZERO,
+            mask_wait: Duration::ZERO,
             requests: Default::default(),
             sequences: Sequences::default(),
             deadlines: Deadlines::default(),
@@ -277,10 +324,16 @@ impl EngineBuilder {
             ("llmserve-intake-long", long_jobs),
         ] {
             let (shared, limits, tokenizer) = (shared.clone(), limits.clone(), tokenizer.clone());
-            let (last, stop) = (last.clone(), shared.clone());
+            let (last, stop, grammars) = (last.clone(), shared.clone(), grammars.clone());
             let lane = move || {
                 let _last = last;
-                intake::run(&jobs, &shared, &limits, tokenizer.as_ref());
+                intake::run(
+                    &jobs,
+                    &shared,
+                    &limits,
+                    tokenizer.as_ref(),
+                    grammars.as_deref(),
+                );
             };
             if let Err(error) = thread::Builder::new().name(name.into()).spawn(lane) {
                 stop.stop.store(true, Ordering::SeqCst);
@@ -292,6 +345,7 @@ impl EngineBuilder {
             shared,
             limits,
             tokenizer,
+            grammars,
             clock,
         };
         Ok(Engine {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
+use super::constrain::Constrained;
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
+use super::masks::MaskThreads;
 use super::request::{Draft, Live, Prepared, Sequence, Text};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
@@ -51,6 +53,12 @@ pub(super) struct Core {
     pub(super) listener: Option<EventListener>,
     pub(super) seed: u64,
     pub(super) speculator: Option<Box<Speculator>>,
+    /// None where there are no grammars.
+    pub(super) masks: Option<MaskThreads>,
+    /// What masks took, on all threads.
+    pub(super) mask_time: Duration,
+    /// What steps waited for masks when the model was done.
+    pub(super) mask_wait: Duration,
 
     pub(super) requests: HashMap<u64, Live>,
     pub(super) sequences: Sequences,
@@ -77,6 +85,8 @@ pub(super) struct Buffers {
     pub(super) survey: Survey,
     pub(super) scratch: SamplerScratch,
     pub(super) forbidden: Vec<TokenId>,
+    /// A run of tokens that must follow.
+    pub(super) forced: Vec<TokenId>,
     pub(super) events: Vec<BlockEvent>,
     /// Requests with events to hand over.
     pub(super) touched: Vec<u64>,
@@ -269,6 +279,12 @@ impl Core {
             choice,
             tokens,
             sampler: Sampler::new(&spec.sampling, choice, seed),
+            constrained: spec
+                .matchers
+                .lock()
+                .pop()
+                .map(Constrained::new)
+                .map(Box::new),
             text,
             first_token: None,
             last_token: Time::ZERO,

@@ -11,9 +11,11 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::channel::Sink;
+use super::grammars::{Grammars, guarded};
 use super::request::{Prepared, Spec};
 use super::{Command, Place, Shared};
 use crate::contract::clock::Time;
+use crate::contract::grammar::{Constraint, GrammarMatcher};
 use crate::contract::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
@@ -38,6 +40,9 @@ pub(super) struct Intake {
     pub(super) arrival: Time,
     pub(super) span: tracing::Span,
 }
+
+/// Most bytes of a constraint.
+const MAX_CONSTRAINT: usize = 1 << 20;
 
 /// Bytes of a text that takes the lane of long ones.
 const LONG: usize = 64 << 10;
@@ -64,6 +69,8 @@ pub(super) struct Limits {
     pub(super) max_num_seqs: usize,
     pub(super) max_intake: usize,
     pub(super) has_tokenizer: bool,
+    /// Whether constraints can be compiled.
+    pub(super) has_grammars: bool,
 }
 
 impl Limits {
@@ -128,6 +135,9 @@ impl Limits {
                 "this model has no tokenizer, so there is no text to stop at; use stop_tokens",
             ));
         }
+        if let Some(constraint) = &request.constraint {
+            self.check_constraint(constraint)?;
+        }
         match &request.prompt {
             Prompt::Tokens(tokens) => self.check_tokens(tokens),
             _ if !self.has_tokenizer => Err(Error::invalid_request(
@@ -138,6 +148,29 @@ impl Limits {
                 "prompt",
                 "a conversation needs at least one message",
             )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_constraint(&self, constraint: &Constraint) -> Result<(), Error> {
+        let invalid = |reason: String| Err(Error::invalid_request("constraint", reason));
+        if !self.has_grammars {
+            return invalid(
+                "this engine has no grammar compiler: give one with EngineBuilder::grammars"
+                    .to_owned(),
+            );
+        }
+        let len = constraint.text_len();
+        if len > MAX_CONSTRAINT {
+            return invalid(format!("{len} bytes exceed the limit of {MAX_CONSTRAINT}"));
+        }
+        match constraint {
+            Constraint::Choice(texts) if texts.is_empty() => {
+                invalid("no text to choose from".to_owned())
+            }
+            Constraint::Choice(texts) if texts.iter().any(String::is_empty) => {
+                invalid("an empty text is no answer".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -183,6 +216,7 @@ pub(super) fn run(
     shared: &Arc<Shared>,
     limits: &Limits,
     tokenizer: Option<&Arc<dyn Tokenizer>>,
+    grammars: Option<&Grammars>,
 ) {
     for job in jobs {
         let job = match job {
@@ -201,7 +235,7 @@ pub(super) fn run(
         // A host's own parts are called and dropped in here. One that panics has lost its request
         // already: what is left of it is dropped on the way, and with it the stream ended.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            prepare(*job, shared, limits, tokenizer)
+            prepare(*job, shared, limits, tokenizer, grammars)
         }));
     }
 }
@@ -211,6 +245,7 @@ fn prepare(
     shared: &Arc<Shared>,
     limits: &Limits,
     tokenizer: Option<&Arc<dyn Tokenizer>>,
+    grammars: Option<&Grammars>,
 ) {
     let Intake {
         key,
@@ -238,9 +273,17 @@ fn prepare(
             message: panic_message(&*panic),
         })
     });
-    match encoded {
-        Ok(tokens) => {
-            let spec = Spec::new(request, key, tokens, limits.max_len, arrival, span);
+    let prepared = encoded.and_then(|tokens| {
+        let matchers = match (&request.constraint, grammars) {
+            (Some(constraint), Some(grammars)) => matchers(constraint, request.n, grammars)?,
+            _ => Vec::new(),
+        };
+        Ok((tokens, matchers))
+    });
+    match prepared {
+        Ok((tokens, matchers)) => {
+            let max_len = limits.max_len;
+            let spec = Spec::new(request, key, tokens, matchers, max_len, arrival, span);
             // A send that fails drops the sink, which ends the stream.
             let prepared = Box::new(Prepared { spec, sink, place });
             let _ = shared.commands.send(Command::Submit(prepared));
@@ -250,6 +293,21 @@ fn prepare(
             sink.fail(error);
         }
     }
+}
+
+/// A matcher for each choice.
+fn matchers(
+    constraint: &Constraint,
+    choices: usize,
+    grammars: &Grammars,
+) -> Result<Vec<Box<dyn GrammarMatcher>>, Error> {
+    let grammar = grammars.compile(constraint)?;
+    let matchers = guarded(|| {
+        (0..choices)
+            .map(|_| grammar.matcher())
+            .collect::<Result<_, _>>()
+    })?;
+    Ok(matchers?)
 }
 
 /// Lets accepted requests finish once the last lane's thread has ended, however it ended: the last

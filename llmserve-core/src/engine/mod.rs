@@ -15,10 +15,13 @@
 
 mod builder;
 mod channel;
+mod constrain;
 mod core;
 mod deadlines;
+mod grammars;
 mod instruments;
 mod intake;
+mod masks;
 mod output;
 mod request;
 mod sequences;
@@ -42,6 +45,7 @@ use crate::contract::model::{Model, ModelInfo};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::Error;
 use crate::request::{Prompt, Request};
+use grammars::Grammars;
 use intake::{Intake, Job};
 use request::{Prepared, Spec};
 
@@ -61,6 +65,7 @@ struct Handle {
     shared: Arc<Shared>,
     limits: intake::Limits,
     tokenizer: Option<Arc<dyn Tokenizer>>,
+    grammars: Option<Arc<Grammars>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -189,6 +194,7 @@ impl Engine {
             shared,
             limits,
             clock,
+            grammars,
             ..
         } = &*self.handle;
         {
@@ -220,15 +226,21 @@ impl Engine {
         let arrival = clock.now();
         // A send that fails drops the sink, which ends the stream with the reason.
         match request.prompt {
-            Prompt::Tokens(ref tokens) => {
+            Prompt::Tokens(ref tokens) if request.constraint.is_none() => {
                 limits.check_tokens(tokens)?;
-                let tokens = tokens.clone();
-                let spec = Spec::new(request, key, tokens, limits.max_len, arrival, span);
+                let (tokens, max_len) = (tokens.clone(), limits.max_len);
+                let spec = Spec::new(request, key, tokens, Vec::new(), max_len, arrival, span);
                 let prepared = Box::new(Prepared { spec, sink, place });
                 let _ = shared.commands.send(Command::Submit(prepared));
             }
             ref prompt => {
-                let lane = usize::from(intake::is_long(prompt));
+                // A grammar that is to be compiled takes its time as well.
+                let compiles = request.constraint.as_ref().is_some_and(|constraint| {
+                    !grammars
+                        .as_ref()
+                        .is_some_and(|grammars| grammars.knows(constraint))
+                });
+                let lane = usize::from(compiles || intake::is_long(prompt));
                 let job = Job::Request(Box::new(Intake {
                     key,
                     request,

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::constrain::follow;
 use super::core::Core;
 use super::request::Sequence;
 use crate::contract::clock::Time;
@@ -30,7 +31,8 @@ impl Core {
         now: Time,
     ) -> Result<bool, Error> {
         let eos = &self.shared.info.eos;
-        let advance = catch_unwind(AssertUnwindSafe(|| advance(sequence, token, eos)))
+        let complete = follow(sequence, token, eos)?;
+        let advance = catch_unwind(AssertUnwindSafe(|| advance(sequence, token, eos, complete)))
             .unwrap_or_else(|panic| {
                 Err(Error::Panicked {
                     part: "tokenizer",
@@ -104,8 +106,14 @@ impl Core {
 }
 
 /// vLLM's order: nothing stops before `min_tokens`; then end token, stop token, stop string,
-/// length.
-fn advance(sequence: &mut Sequence, token: TokenId, eos: &[TokenId]) -> Result<Advance, Error> {
+/// length. Before the length comes a grammar that is `complete`: nothing could follow, however few
+/// tokens there are.
+fn advance(
+    sequence: &mut Sequence,
+    token: TokenId,
+    eos: &[TokenId],
+    complete: bool,
+) -> Result<Advance, Error> {
     let spec = sequence.spec.clone();
     sequence.tokens.push(token);
     let may_stop = sequence.generated() >= spec.min_tokens;
@@ -138,6 +146,9 @@ fn advance(sequence: &mut Sequence, token: TokenId, eos: &[TokenId]) -> Result<A
             text,
             end: Some((reason, String::new())),
         });
+    }
+    if reason.is_none() && complete {
+        reason = Some(FinishReason::Complete);
     }
     if reason.is_none() && sequence.tokens.len() >= spec.max_total {
         reason = Some(FinishReason::Length);

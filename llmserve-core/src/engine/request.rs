@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::Place;
 use super::channel::Sink;
+use super::constrain::Constrained;
 use crate::contract::clock::Time;
+use crate::contract::grammar::GrammarMatcher;
 use crate::contract::proposer::Distribution;
 use crate::event::{Event, TokenLogprobs, Usage};
 use crate::identity::Extras;
@@ -24,6 +28,8 @@ pub(super) struct Spec {
     pub(super) ignore_eos: bool,
     pub(super) stop_tokens: Vec<TokenId>,
     pub(super) stop: Vec<String>,
+    /// One for each choice that has not begun; none at all where any form will do.
+    pub(super) matchers: Mutex<Vec<Box<dyn GrammarMatcher>>>,
     pub(super) n: usize,
     pub(super) logprobs: Option<usize>,
     pub(super) prompt_logprobs: Option<usize>,
@@ -43,6 +49,7 @@ impl Spec {
         request: Request,
         key: u64,
         prompt: Vec<TokenId>,
+        matchers: Vec<Box<dyn GrammarMatcher>>,
         max_len: usize,
         arrival: Time,
         span: tracing::Span,
@@ -57,6 +64,7 @@ impl Spec {
             ignore_eos: request.ignore_eos,
             stop_tokens: request.stop_tokens,
             stop: request.stop,
+            matchers: Mutex::new(matchers),
             n: request.n,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
@@ -125,6 +133,8 @@ pub(super) struct Sequence {
     /// Prompt and output.
     pub(super) tokens: Vec<TokenId>,
     pub(super) sampler: Sampler,
+    /// None where any form will do, and while the threads for masks have it.
+    pub(super) constrained: Option<Box<Constrained>>,
     /// None where the engine has no tokenizer.
     pub(super) text: Option<Text>,
     pub(super) first_token: Option<Time>,

@@ -204,7 +204,12 @@ impl Core {
             Err(panic) => Some(panic_message(&*panic)),
         };
         for ((_, sequence, _), known) in asked.iter_mut().zip(known) {
-            let Sequence { tokens, draft, .. } = &mut **sequence;
+            let Sequence {
+                tokens,
+                draft,
+                constrained,
+                ..
+            } = &mut **sequence;
             draft.tokens.extend(tokens.drain(known..));
             let vocab = self.shared.info.vocab_size;
             let sound = draft
@@ -213,6 +218,10 @@ impl Core {
                 .take_while(|token| (**token as usize) < vocab);
             let sound = sound.count();
             draft.tokens.truncate(sound);
+            if let Some(constrained) = constrained {
+                let valid = constrained.valid_prefix(&draft.tokens);
+                draft.tokens.truncate(valid);
+            }
             if draft.distributions.len() < draft.tokens.len() {
                 draft.distributions.clear();
             }

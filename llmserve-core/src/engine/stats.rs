@@ -18,6 +18,14 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generation_tokens: u64,
+    /// Those of them that a grammar forced, so that no model was asked.
+    pub forced_tokens: u64,
+    /// Masks of grammars computed beside the model.
+    pub masks: u64,
+    /// What those took, on all threads.
+    pub mask_seconds: f64,
+    /// What steps waited for them after the model was done.
+    pub mask_wait_seconds: f64,
     /// Preemptions.
     pub preemptions: u64,
     /// Prompt tokens looked up in the prefix cache, once per request.

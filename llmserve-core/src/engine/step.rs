@@ -49,7 +49,10 @@ impl Core {
             self.steps += 1;
             self.assemble(&plan.rows)?;
             let began = self.speculator.is_some().then(|| self.clock.now());
-            let done = self.compute().and_then(|mut logits| {
+            self.send_masks(&plan.rows);
+            let computed = self.compute();
+            self.collect_masks();
+            let done = computed.and_then(|mut logits| {
                 let done = self.finish_step(&plan.rows, &mut *logits);
                 // A model's own drop, too, ends the step and not the engine.
                 guarded("model", move || drop(logits)).and(done)
@@ -247,6 +250,12 @@ impl Core {
         if first_of_request && sequence.spec.n > 1 {
             for choice in 1..sequence.spec.n {
                 let mut sibling = Box::new(self.sequence(&sequence.spec, choice));
+                // It stands where its parent does.
+                if let (Some(own), Some(parents)) =
+                    (&mut sibling.constrained, &sequence.constrained)
+                {
+                    own.adopt(parents);
+                }
                 let picked = self.pick(&mut sibling, last)?;
                 siblings.push((sibling, picked));
             }
@@ -254,7 +263,12 @@ impl Core {
         outcome.new_tokens = 1;
         self.buffers.outcome.rows.push(outcome);
         self.buffers.outcome.tokens.push(picked.0);
-        self.emit(row.id, sequence, picked, now)?;
+        if !self.emit(row.id, sequence, picked, now)? {
+            let forced = self.jump(row.id, sequence, now)?;
+            if let Some(outcome) = self.buffers.outcome.rows.last_mut() {
+                outcome.new_tokens += forced;
+            }
+        }
         for (mut sibling, picked) in siblings {
             let token = picked.0;
             let max_new_tokens = sequence.spec.max_total - sequence.spec.prompt.len() - 1;
@@ -317,7 +331,19 @@ impl Core {
             }
             buffers.forbidden.extend_from_slice(&spec.stop_tokens);
         }
-        let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice);
+        let vocab_size = self.shared.info.vocab_size;
+        let allowed = match &mut sequence.constrained {
+            None => None,
+            Some(grammar) => {
+                let (eos, forbidden) = (&self.shared.info.eos, &mut buffers.forbidden);
+                let allowed = grammar.allowed(forbidden, eos, spec.ignore_eos, vocab_size)?;
+                // The mask is without them.
+                forbidden.clear();
+                Some(allowed)
+            }
+        };
+        let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice)
+            .allowed(allowed);
         let token = sequence.sampler.pick_surveyed(
             &context,
             &spec.processors,

@@ -30,6 +30,7 @@ impl Core {
         let first_token = self.buffers.outcome.tokens.len();
         let done = self.accept(row, sequence, &draft, logits, first, now);
         let new_tokens = self.buffers.outcome.tokens.len() - first_token;
+        let outcome = self.buffers.outcome.rows.len();
         // A token that came computes the one before it.
         self.buffers.outcome.rows.push(RowOutcome {
             id: row.id,
@@ -48,9 +49,14 @@ impl Core {
         }
         draft.clear();
         sequence.draft = draft;
-        done
+        if !done? {
+            let forced = self.jump(row.id, sequence, now)?;
+            self.buffers.outcome.rows[outcome].new_tokens += forced;
+        }
+        Ok(())
     }
 
+    /// True if the sequence ended.
     fn accept(
         &mut self,
         row: &PlannedRow,
@@ -59,7 +65,7 @@ impl Core {
         logits: &mut dyn Logits,
         first: usize,
         now: Time,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         for at in 0..=row.drafts {
             let survey = &mut self.buffers.survey;
             let last = read(logits, first + at, self.shared.info.vocab_size, survey)?;
@@ -75,10 +81,10 @@ impl Core {
             let agreed = guess == Some(picked.0);
             let ended = self.emit(row.id, sequence, picked, now)?;
             if ended || !agreed {
-                break;
+                return Ok(ended);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The token at a drafted position, where our own pick there is `picked`.
@@ -97,9 +103,17 @@ impl Core {
             return Ok(picked);
         };
         let spec = &sequence.spec;
-        let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice);
+        let info = &self.shared.info;
+        let allowed = match &mut sequence.constrained {
+            None => None,
+            Some(grammar) => {
+                Some(grammar.allowed(&[], &info.eos, spec.ignore_eos, info.vocab_size)?)
+            }
+        };
+        let context = LogitsContext::new(&sequence.tokens, spec.prompt.len(), sequence.choice)
+            .allowed(allowed);
         let buffers = &mut self.buffers;
-        // What is forbidden here is what the pick just before was told.
+        // What is forbidden and allowed here is what the pick just before was told.
         sequence.sampler.distribution_surveyed(
             &context,
             &spec.processors,

@@ -16,7 +16,8 @@
 //! 2. **bias**: added; −∞ rules a token out;
 //! 3. **penalties**: repetition over prompt and output (divides a positive logit, multiplies a
 //!    negative one), then frequency and presence over the output alone (subtracted);
-//! 4. **forbidden** tokens: end and stop tokens while the least number of tokens is not reached;
+//! 4. **forbidden** tokens: end and stop tokens while the least number of tokens is not reached, and
+//!    all that a grammar does not allow;
 //! 5. **temperature**: the distance from the best logit is divided by it;
 //! 6. **min-p**: keeps tokens at least `min_p` times as probable as the best;
 //! 7. **top-k**: keeps the `k` most probable;
@@ -37,6 +38,7 @@
 
 mod filter;
 mod logprobs;
+mod mask;
 mod mass;
 mod math;
 mod noise;
@@ -49,6 +51,7 @@ mod select;
 mod survey;
 
 pub use logprobs::{logprobs, logprobs_surveyed};
+pub use mask::TokenMask;
 pub use params::{LogitsContext, LogitsProcessor, Sampling};
 pub use sampler::{Sampler, SamplerScratch};
 pub use survey::Survey;

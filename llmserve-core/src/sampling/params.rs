@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::mask::TokenMask;
 use crate::error::Error;
 use crate::ids::TokenId;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,9 @@ pub struct LogitsContext<'a> {
     pub prompt_len: usize,
     /// Which choice.
     pub choice: usize,
+    /// What may follow, where a grammar says so; none allows all. No processor brings back what is
+    /// ruled out.
+    pub allowed: Option<&'a TokenMask>,
 }
 
 impl<'a> LogitsContext<'a> {
@@ -139,7 +143,14 @@ impl<'a> LogitsContext<'a> {
             tokens,
             prompt_len,
             choice,
+            allowed: None,
         }
+    }
+
+    /// The same, with tokens of `mask` alone allowed to follow.
+    pub fn allowed(mut self, mask: Option<&'a TokenMask>) -> Self {
+        self.allowed = mask;
+        self
     }
 }
 

@@ -93,7 +93,7 @@ impl Sampler {
     /// context each time extended by the drafted token, and comparing.
     ///
     /// `forbidden` tokens cannot be picked: end and stop tokens while a minimum length is not
-    /// reached. For the order of everything see the [module](super).
+    /// reached. Nor can those outside of [`LogitsContext::allowed`]. For the order of everything see the [module](super).
     ///
     /// # Errors
     /// [`Error::NonFiniteLogits`] for a NaN or positive infinity from the model or a processor,
@@ -201,7 +201,14 @@ impl Sampler {
             && self.bias.is_empty()
             && self.penalties.is_none()
             && forbidden.is_empty();
-        if !untouched {
+        if let (true, Some(allowed), None) = (untouched, context.allowed, &self.filter) {
+            // The best that is allowed, and only blocks that have one are read.
+            let best = allowed.peak(row, survey);
+            return best
+                .map(|best| (row, survey, best))
+                .ok_or(Error::NothingToSample { position });
+        }
+        if !untouched || context.allowed.is_some() {
             copy.clear();
             copy.extend_from_slice(logits);
             if !processors.is_empty() {
@@ -222,7 +229,7 @@ impl Sampler {
         Ok((row, survey, best))
     }
 
-    /// Bias, penalties, forbidden tokens. Brings the survey of `row` up to date.
+    /// Bias, penalties, tokens forbidden or not allowed. Brings the survey of `row` up to date.
     ///
     /// # Errors
     /// [`Flaw::Logit`] for the first token whose logit is unusable now.
@@ -248,6 +255,9 @@ impl Sampler {
                 *logit = f32::NEG_INFINITY;
             }
         }
+        if let Some(allowed) = context.allowed {
+            allowed.apply(row);
+        }
         let penalised = self.penalties.as_ref().map_or(&[][..], Penalties::touched);
         let touched = self.bias.len() + penalised.len() + forbidden.len();
         if touched <= survey.greatest().len() {
@@ -255,6 +265,9 @@ impl Sampler {
             let penalised = penalised.iter().map(|seen| seen.token);
             let mut changed = biased.chain(penalised).chain(forbidden.iter().copied());
             if changed.all(|token| survey.update(row, token).is_ok()) {
+                if let Some(allowed) = context.allowed {
+                    survey.mask(row, allowed);
+                }
                 return Ok(());
             }
         }

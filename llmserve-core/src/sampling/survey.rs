@@ -4,6 +4,7 @@
 //! bar or for a winner of the race looks at the blocks first, a sixty-fourth of the row, and into
 //! a block only where something may be found.
 
+use super::mask::TokenMask;
 use super::select::{BLOCK, Candidate};
 use crate::contract::model::ModelError;
 use crate::error::Error;
@@ -129,6 +130,15 @@ impl Survey {
         }
         *most = greatest(block(logits, number));
         Ok(())
+    }
+
+    /// Brings the survey of `logits` up to date where `mask` has ruled tokens out.
+    pub(super) fn mask(&mut self, logits: &[f32], mask: &TokenMask) {
+        for (number, most) in self.greatest.iter_mut().enumerate() {
+            if !mask.spares(number) {
+                *most = greatest(block(logits, number));
+            }
+        }
     }
 
     /// The blocks of `logits`, the row that was surveyed: the first token of each, its greatest

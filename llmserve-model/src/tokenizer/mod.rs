@@ -130,6 +130,12 @@ impl HfTokenizer {
             .collect()
     }
 
+    /// The tokenizer as `tokenizer.json` would have it.
+    #[cfg(feature = "structured")]
+    pub(crate) fn to_json(&self) -> Result<String, String> {
+        guarded(|| self.inner.to_string(false)).map_err(|error| error.to_string())
+    }
+
     /// The chat template, if the model has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()

@@ -1,0 +1,243 @@
+//! A choice that follows a grammar: what may be picked, and what need not be.
+
+use super::core::Core;
+use super::grammars::guarded;
+use super::request::Sequence;
+use crate::contract::clock::Time;
+use crate::contract::grammar::{GrammarError, GrammarMatcher};
+use crate::contract::scheduler::PlannedRow;
+use crate::error::Error;
+use crate::ids::{SequenceId, TokenId};
+use crate::sampling::TokenMask;
+
+/// A choice's grammar, and the masks of the step in hand.
+pub(super) struct Constrained {
+    matcher: Box<dyn GrammarMatcher>,
+    /// The first [`ready`](Self::ready) are those of the next tokens: after the tokens known, and
+    /// after each draft of the row as long as they are allowed.
+    masks: Vec<TokenMask>,
+    ready: usize,
+    /// The mask that the next pick uses.
+    at: usize,
+    /// What went wrong where nobody could be told. It does not go on after that.
+    failed: Option<Error>,
+}
+
+impl Constrained {
+    pub(super) fn new(matcher: Box<dyn GrammarMatcher>) -> Self {
+        Self {
+            matcher,
+            masks: Vec::new(),
+            ready: 0,
+            at: 0,
+            failed: None,
+        }
+    }
+
+    /// Computes the masks of a step. A failure is kept for [`allowed`](Self::allowed).
+    pub(super) fn compute(&mut self, drafts: &[TokenId], vocab_size: usize) {
+        if self.failed.is_some() {
+            return;
+        }
+        (self.ready, self.at) = (0, 0);
+        let walked = guarded(|| self.walk(drafts, vocab_size));
+        if let Err(error) = walked.and_then(|walked| Ok(walked?)) {
+            self.failed = Some(error);
+        }
+    }
+
+    fn walk(&mut self, drafts: &[TokenId], vocab_size: usize) -> Result<(), GrammarError> {
+        let mut accepted = 0;
+        loop {
+            if self.masks.len() == self.ready {
+                self.masks.push(TokenMask::none(vocab_size));
+            }
+            let mask = &mut self.masks[self.ready];
+            mask.reset(vocab_size);
+            self.matcher.mask(mask)?;
+            self.ready += 1;
+            // A draft that may not follow is never picked, so nothing is picked behind it; and
+            // nothing follows the end.
+            let Some(draft) = drafts.get(accepted).filter(|draft| mask.allows(**draft)) else {
+                break;
+            };
+            if self.matcher.accept(*draft).is_err() {
+                // An end token.
+                break;
+            }
+            accepted += 1;
+            if self.matcher.is_complete() {
+                break;
+            }
+        }
+        self.matcher.rollback(accepted)
+    }
+
+    /// What may be picked now, without `forbidden`, which are end and stop tokens, and without end
+    /// tokens at all if they are `ignored`: unless nothing else is left, for then the answer is as
+    /// long as it can be.
+    pub(super) fn allowed(
+        &mut self,
+        forbidden: &[TokenId],
+        eos: &[TokenId],
+        ignored: bool,
+        vocab_size: usize,
+    ) -> Result<&TokenMask, Error> {
+        if self.failed.is_none() && self.at >= self.ready {
+            self.compute(&[], vocab_size);
+        }
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mask = &mut self.masks[self.at];
+        let ends = eos.iter().any(|end| mask.allows(*end));
+        for token in forbidden.iter().chain(eos.iter().filter(|_| ignored)) {
+            mask.forbid(*token);
+        }
+        if ends && mask.is_empty() {
+            for end in eos {
+                mask.allow(*end);
+            }
+        }
+        Ok(mask)
+    }
+
+    /// How many of some drafts may follow. What fails here fails again, and is told, when masks are
+    /// computed.
+    pub(super) fn valid_prefix(&mut self, drafts: &[TokenId]) -> usize {
+        if self.failed.is_some() {
+            return 0;
+        }
+        match guarded(|| self.matcher.valid_prefix(drafts)) {
+            Ok(Ok(valid)) => valid.min(drafts.len()),
+            Ok(Err(_)) | Err(_) => 0,
+        }
+    }
+
+    /// Takes over the masks of another choice that stands at the same place.
+    pub(super) fn adopt(&mut self, other: &Self) {
+        self.masks.clone_from(&other.masks);
+        (self.ready, self.at) = (other.ready, other.at);
+    }
+
+    /// Follows a token that was picked or forced. True if nothing can follow it.
+    fn accept(&mut self, token: TokenId) -> Result<bool, Error> {
+        self.at += 1;
+        let accepted = guarded(|| {
+            self.matcher.accept(token)?;
+            Ok::<_, GrammarError>(self.matcher.is_complete())
+        });
+        let accepted = accepted.and_then(|accepted| Ok(accepted?));
+        if let Err(error) = &accepted {
+            self.failed = Some(error.clone());
+        }
+        accepted
+    }
+
+    fn forced(&mut self, out: &mut Vec<TokenId>) -> Result<(), Error> {
+        guarded(|| self.matcher.forced(out)).and_then(|forced| Ok(forced?))
+    }
+}
+
+/// Lets a sequence's grammar follow a token. True if nothing can follow it.
+pub(super) fn follow(
+    sequence: &mut Sequence,
+    token: TokenId,
+    eos: &[TokenId],
+) -> Result<bool, Error> {
+    match &mut sequence.constrained {
+        None => Ok(false),
+        // A grammar lets an end token stand at the end alone.
+        Some(_) if eos.contains(&token) => Ok(true),
+        Some(constrained) => constrained.accept(token),
+    }
+}
+
+impl Core {
+    /// Lends the grammars of a step's rows to the threads that compute masks.
+    pub(super) fn send_masks(&mut self, rows: &[PlannedRow]) {
+        let Some(masks) = &mut self.masks else {
+            return;
+        };
+        for row in rows.iter().filter(|row| row.samples) {
+            let Some(sequence) = self.sequences.get_mut(row.id) else {
+                continue;
+            };
+            if let Some(constrained) = sequence.constrained.take() {
+                let drafts = sequence.draft.tokens.get(..row.drafts);
+                masks.send(row.id, constrained, drafts.unwrap_or(&[]));
+            }
+        }
+    }
+
+    /// Has them back.
+    pub(super) fn collect_masks(&mut self) {
+        let Some(masks) = &mut self.masks else {
+            return;
+        };
+        let began = self.clock.now();
+        let mut any = false;
+        while let Some(job) = masks.next() {
+            any = true;
+            self.stats.masks += 1;
+            self.mask_time += job.took;
+            let id = job.id;
+            let (constrained, drafts) = job.into_parts();
+            masks.recycle(drafts);
+            if let Some(sequence) = self.sequences.get_mut(id) {
+                sequence.constrained = Some(constrained);
+            }
+        }
+        if any {
+            self.mask_wait += self.clock.now().saturating_sub(began);
+            self.stats.mask_seconds = self.mask_time.as_secs_f64();
+            self.stats.mask_wait_seconds = self.mask_wait.as_secs_f64();
+        }
+    }
+
+    /// Appends what must follow without asking the model. Its keys and values come with the
+    /// sequence's next row. Returns how many tokens were added to the outcome.
+    ///
+    /// Whoever wants logprobs, or changes logits so that even a single token might be ruled out,
+    /// has every token picked.
+    ///
+    /// # Errors
+    /// What ends the request.
+    pub(super) fn jump(
+        &mut self,
+        id: SequenceId,
+        sequence: &mut Sequence,
+        now: Time,
+    ) -> Result<usize, Error> {
+        let Some(constrained) = &mut sequence.constrained else {
+            return Ok(0);
+        };
+        let spec = sequence.spec.clone();
+        let bias = &spec.sampling.logit_bias;
+        if spec.logprobs.is_some()
+            || !spec.processors.is_empty()
+            || bias.values().any(|bias| *bias == f32::NEG_INFINITY)
+        {
+            return Ok(0);
+        }
+        let mut forced = std::mem::take(&mut self.buffers.forced);
+        forced.clear();
+        constrained.forced(&mut forced)?;
+        let mut added = 0;
+        for &token in &forced {
+            // What may not be picked yet is not forced either: the pick that follows says so.
+            let early = sequence.generated() < spec.min_tokens;
+            if early && spec.stop_tokens.contains(&token) {
+                break;
+            }
+            self.buffers.outcome.tokens.push(token);
+            added += 1;
+            self.stats.forced_tokens += 1;
+            if self.emit(id, sequence, (token, None), now)? {
+                break;
+            }
+        }
+        self.buffers.forced = forced;
+        Ok(added)
+    }
+}
