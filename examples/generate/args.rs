@@ -57,6 +57,27 @@ pub struct Args {
     #[arg(long, value_name = "K")]
     pub logprobs: Option<usize>,
 
+    /// Answers are JSON that the schema in this file accepts.
+    #[arg(long, value_name = "FILE", group = "constraint")]
+    pub schema: Option<PathBuf>,
+    /// Answers are texts that all of this regular expression matches.
+    #[arg(
+        long,
+        value_name = "R",
+        group = "constraint",
+        allow_hyphen_values = true
+    )]
+    pub regex: Option<String>,
+    /// Answers are one of these texts.
+    #[arg(
+        long,
+        value_name = "A,B",
+        value_delimiter = ',',
+        group = "constraint",
+        allow_hyphen_values = true
+    )]
+    pub choice: Option<Vec<String>>,
+
     /// One JSON object a finished choice on stdout, a summary object on stderr.
     #[arg(long)]
     pub json: bool,

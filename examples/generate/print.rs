@@ -88,6 +88,7 @@ impl<'a> Summary<'a> {
             "failed": self.failed,
             "prompt_tokens": stats.prompt_tokens,
             "output_tokens": stats.generation_tokens,
+            "forced_tokens": stats.forced_tokens,
             "seconds": self.elapsed.as_secs_f64(),
             "tokens_per_s": self.tokens_per_second(),
             "steps": stats.steps,

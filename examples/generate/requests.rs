@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use llmserve::prelude::*;
-use llmserve::{Prompt, TokenId};
+use llmserve::{Constraint, Prompt, TokenId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -34,6 +34,9 @@ struct Line {
     seed: Option<u64>,
     ignore_eos: Option<bool>,
     stop: Option<Stop>,
+    json_schema: Option<Value>,
+    regex: Option<String>,
+    choice: Option<Vec<String>>,
     n: Option<usize>,
     logprobs: Option<usize>,
     priority: Option<i32>,
@@ -53,6 +56,10 @@ enum Stop {
 /// A text, when the file cannot be read or there is no prompt at all. A line that is wrong is an
 /// [`Item`] with an error: the others are still served.
 pub fn read(args: &Args) -> Result<Vec<Item>, String> {
+    let defaults = Defaults {
+        args,
+        constraint: constraint(args)?,
+    };
     if let Some(path) = &args.requests {
         let mut bytes = Vec::new();
         let read = if path.as_os_str() == "-" {
@@ -61,18 +68,38 @@ pub fn read(args: &Args) -> Result<Vec<Item>, String> {
             std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
         };
         read.map_err(|error| format!("--requests {}: {error}", path.display()))?;
-        return Ok(lines(&bytes, args));
+        return Ok(lines(&bytes, &defaults));
     }
     let prompt = match (&args.prompt, &args.prompt_ids) {
         (Some(text), _) => Prompt::Text(text.clone()),
         (None, Some(ids)) => Prompt::Tokens(parse_ids(ids)?),
         (None, None) => return Err("give --prompt, --prompt-ids or --requests".to_owned()),
     };
-    let request = with_defaults(Request::new(prompt), args);
+    let request = defaults.of(Request::new(prompt));
     Ok(vec![Item {
         id: Value::from(0),
         request: Ok(Box::new(request)),
     }])
+}
+
+/// What a request has where its line does not say.
+struct Defaults<'a> {
+    args: &'a Args,
+    constraint: Option<Constraint>,
+}
+
+/// The form that the command line wants answers in.
+fn constraint(args: &Args) -> Result<Option<Constraint>, String> {
+    let schema = args.schema.as_ref().map(|path| {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| format!("--schema {}: {error}", path.display()));
+        text.map(Constraint::JsonSchema)
+    });
+    let schema = schema.transpose()?;
+    let regex = args.regex.clone().map(Constraint::Regex);
+    let choice = args.choice.clone().map(Constraint::Choice);
+    // The command line has one of them at most.
+    Ok(schema.or(regex).or(choice))
 }
 
 fn parse_ids(text: &str) -> Result<Vec<TokenId>, String> {
@@ -86,18 +113,18 @@ fn parse_ids(text: &str) -> Result<Vec<TokenId>, String> {
 
 /// The requests of a JSONL file; empty lines are skipped. A line without an id is called by its
 /// number, from 0.
-fn lines(bytes: &[u8], args: &Args) -> Vec<Item> {
+fn lines(bytes: &[u8], defaults: &Defaults<'_>) -> Vec<Item> {
     // Some editors begin a file with a byte order mark.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty());
     lines
         .enumerate()
-        .map(|(number, line)| item(line, number, args))
+        .map(|(number, line)| item(line, number, defaults))
         .collect()
 }
 
-fn item(line: &[u8], number: usize, args: &Args) -> Item {
+fn item(line: &[u8], number: usize, defaults: &Defaults<'_>) -> Item {
     let invalid = |reason: String| invalid_line(number, reason);
     let mut id = Value::from(number);
     let request = std::str::from_utf8(line)
@@ -117,7 +144,7 @@ fn item(line: &[u8], number: usize, args: &Args) -> Item {
             // From the text again: a value has forgotten that a key came twice.
             serde_json::from_str::<Line>(text).map_err(|error| invalid(error.to_string()))
         })
-        .and_then(|line| line.into_request(args).map_err(invalid));
+        .and_then(|line| line.into_request(defaults).map_err(invalid));
     Item {
         id,
         request: request.map(Box::new),
@@ -128,27 +155,31 @@ fn invalid_line(number: usize, reason: String) -> Error {
     Error::invalid_request("line", format!("request {number}: {reason}"))
 }
 
-fn with_defaults(mut request: Request, args: &Args) -> Request {
-    request.max_tokens = Some(args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
-    request.sampling.temperature = args.temperature;
-    request.sampling.top_p = args.top_p.unwrap_or(request.sampling.top_p);
-    request.sampling.top_k = args.top_k;
-    request.sampling.seed = args.seed;
-    request.ignore_eos = args.ignore_eos;
-    request.logprobs = args.logprobs;
-    request.n = args.n;
-    request
+impl Defaults<'_> {
+    fn of(&self, mut request: Request) -> Request {
+        let args = self.args;
+        request.max_tokens = Some(args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        request.sampling.temperature = args.temperature;
+        request.sampling.top_p = args.top_p.unwrap_or(request.sampling.top_p);
+        request.sampling.top_k = args.top_k;
+        request.sampling.seed = args.seed;
+        request.ignore_eos = args.ignore_eos;
+        request.logprobs = args.logprobs;
+        request.n = args.n;
+        request.constraint.clone_from(&self.constraint);
+        request
+    }
 }
 
 impl Line {
-    fn into_request(self, args: &Args) -> Result<Request, String> {
+    fn into_request(self, defaults: &Defaults<'_>) -> Result<Request, String> {
         let prompt = match (self.prompt, self.prompt_ids, self.messages) {
             (Some(text), None, None) => Prompt::Text(text),
             (None, Some(ids), None) => Prompt::Tokens(ids),
             (None, None, Some(messages)) => Prompt::Messages(messages),
             _ => return Err("exactly one of prompt, prompt_ids and messages is needed".to_owned()),
         };
-        let mut request = with_defaults(Request::new(prompt), args);
+        let mut request = defaults.of(Request::new(prompt));
         if let Some(id) = &self.id {
             request.id = Some(id.to_string());
         }
@@ -166,6 +197,15 @@ impl Line {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop],
             Some(Stop::Many(stops)) => stops,
+        };
+        request.constraint = match (self.json_schema, self.regex, self.choice) {
+            (None, None, None) => request.constraint,
+            // A schema within a line, or the text of one.
+            (Some(Value::String(text)), None, None) => Some(Constraint::JsonSchema(text)),
+            (Some(schema), None, None) => Some(Constraint::JsonSchema(schema.to_string())),
+            (None, Some(regex), None) => Some(Constraint::Regex(regex)),
+            (None, None, Some(texts)) => Some(Constraint::Choice(texts)),
+            _ => return Err("at most one of json_schema, regex and choice can be had".to_owned()),
         };
         Ok(request)
     }

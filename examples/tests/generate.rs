@@ -269,3 +269,53 @@ fn options_that_cannot_be_honoured_are_errors_that_name_them() {
         assert!(!text.contains("panicked"), "{args:?}: {text}");
     }
 }
+
+#[test]
+fn answers_have_the_form_asked_for() {
+    let schema = tempfile::NamedTempFile::new().expect("a file");
+    let text = r#"{"type":"object","properties":{"b":{"enum":[1,"x"]},"a":{"type":"boolean"}},
+        "required":["b","a"],"additionalProperties":false}"#;
+    std::fs::write(schema.path(), text).expect("written");
+    let path = schema.path().to_str().expect("a path of text");
+    let requests = [
+        json!({ "prompt": "A" }),
+        json!({ "prompt": "A", "regex": "[ab]{3}" }),
+        json!({ "prompt": "A", "choice": ["yes", "no"], "temperature": 1.0, "seed": 3 }),
+        json!({ "prompt": "A", "json_schema": { "const": [1, { "z": 1, "a": 2 }] } }),
+        json!({ "prompt": "A", "json_schema": "{\"type\": \"null\"}", "n": 2 }),
+        json!({ "prompt": "A", "json_schema": {}, "regex": "a" }),
+        json!({ "prompt": "A", "regex": "(" }),
+    ];
+    let input = requests.map(|request| request.to_string()).join("\n");
+    let args = ["--requests", "-", "--json", "--schema", path];
+    let output = run(&args, input.as_bytes());
+    let mut answers: Vec<_> = lines(&output);
+    answers.sort_by_key(|line| (line["id"].as_u64(), line["index"].as_u64()));
+    let text = |at: usize| answers[at]["text"].as_str().expect("text").to_owned();
+    let json = |at: usize| serde_json::from_str::<Value>(&text(at)).expect("JSON");
+    let first = json(0);
+    assert!(first["a"].is_boolean() && [json!(1), json!("x")].contains(&first["b"]));
+    assert!(
+        text(0).starts_with("{\"b\": "),
+        "in the schema's order: {}",
+        text(0)
+    );
+    assert!(text(1).len() == 3 && text(1).bytes().all(|byte| b"ab".contains(&byte)));
+    assert!(["yes", "no"].contains(&text(2).as_str()));
+    assert_eq!(text(3), r#"[1, {"z": 1, "a": 2}]"#);
+    assert_eq!([text(4), text(5)], ["null", "null"]);
+    assert!(
+        answers[..6]
+            .iter()
+            .all(|line| line["finish_reason"] == "stop")
+    );
+    let kind = |at: usize| answers[at]["error"]["kind"].as_str().expect("an error");
+    assert_eq!([kind(6), kind(7)], ["invalid_request", "grammar"]);
+    assert!(summary(&output)["forced_tokens"].as_u64() > Some(10));
+    // Two forms at once are none.
+    let both = run(&["--prompt", "A", "--regex", "a", "--choice", "a,b"], b"");
+    assert!(!both.status.success());
+    let choice = run(&["--prompt", "A", "--choice", "yes,no"], b"");
+    let text = String::from_utf8_lossy(&choice.stdout);
+    assert!(["yes\n", "no\n"].contains(&&*text), "{text}");
+}
