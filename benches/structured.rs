@@ -158,7 +158,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ("ended", json!(ended)),
                 ("invalid", json!(invalid)),
                 ("tokens/s", json!(tokens / seconds)),
-                ("forced share", json!((stats.forced_tokens - before.forced_tokens) as f64 / tokens)),
+                (
+                    "forced share",
+                    json!((stats.forced_tokens - before.forced_tokens) as f64 / tokens),
+                ),
                 ("steps", json!(stats.steps - before.steps)),
                 ("mask us", json!(mask_seconds / masks as f64 * 1e6)),
                 ("waited share", json!(waited / seconds)),

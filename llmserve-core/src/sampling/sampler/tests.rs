@@ -1,4 +1,5 @@
 use super::*;
+use crate::sampling::TokenMask;
 use proptest::prelude::*;
 
 struct Change<F>(F);
@@ -374,5 +375,78 @@ proptest! {
             let b = sampler.pick(&context, &[], &row, &[0], &mut SamplerScratch::new());
             prop_assert_eq!(a, b);
         }
+    }
+}
+
+proptest! {
+    /// What a grammar does not allow is what is forbidden, told the other way round.
+    #[test]
+    fn allowed_is_what_is_not_forbidden(
+        logits in prop::collection::vec(prop_oneof![
+            8 => -6.0f32..6.0, 2 => (-2i8..3).prop_map(f32::from),
+            1 => Just(f32::NEG_INFINITY),
+        ], 1..300),
+        allowed in prop::collection::vec(any::<bool>(), 300),
+        sparse in any::<bool>(),
+        (temperature, top_p, min_p, top_k) in (
+            prop_oneof![Just(0.0f32), 0.1f32..3.0],
+            prop_oneof![Just(1.0f32), 0.2f32..1.0],
+            prop_oneof![Just(0.0f32), 0.0f32..0.5],
+            prop::option::of(1usize..40),
+        ),
+        repetition in prop_oneof![Just(1.0f32), 0.8f32..1.5],
+        bias in prop::collection::btree_map(0u32..300, -3.0f32..3.0, 0..4),
+        flips: bool,
+        seed: u64,
+    ) {
+        let sampling = Sampling {
+            temperature, top_p, min_p, top_k,
+            repetition_penalty: repetition,
+            logit_bias: bias,
+            ..Sampling::default()
+        };
+        let mut mask = TokenMask::none(logits.len());
+        let mut forbidden = Vec::new();
+        for token in 0..logits.len() as TokenId {
+            let rare = sparse && token % 37 != 5;
+            if allowed[token as usize] && !rare {
+                mask.allow(token);
+            } else {
+                forbidden.push(token);
+            }
+        }
+        let flip = [processor(|_, logits| logits.iter_mut().for_each(|l| *l = (-*l).min(9.0)))];
+        let processors = if flips { &flip[..] } else { &[] };
+        let context = LogitsContext::new(&[0, 5, 5, 42], 2, 0);
+        let scratch = &mut SamplerScratch::new();
+        let mut sampler = Sampler::new(&sampling, 0, seed);
+        let expected = sampler.pick(&context, processors, &logits, &forbidden, scratch);
+        let masked = context.allowed(Some(&mask));
+        prop_assert_eq!(sampler.pick(&masked, processors, &logits, &[], scratch), expected.clone());
+        if let Ok(token) = expected {
+            prop_assert!(mask.allows(token));
+        }
+        // Both at once: what either rules out.
+        let odd: Vec<_> = (0..logits.len() as TokenId).filter(|token| token % 2 == 1).collect();
+        forbidden.extend(&odd);
+        let expected = sampler.pick(&context, processors, &logits, &forbidden, scratch);
+        prop_assert_eq!(sampler.pick(&masked, processors, &logits, &odd, scratch), expected);
+    }
+}
+
+#[test]
+fn a_row_that_is_no_row_is_found_whatever_is_allowed() {
+    let mut mask = TokenMask::none(3);
+    mask.allow(1);
+    let context = LogitsContext::new(&[0], 1, 0).allowed(Some(&mask));
+    for sampling in [Sampling::default(), warm(1.0)] {
+        let mut sampler = Sampler::new(&sampling, 0, 1);
+        let mut pick =
+            |logits: &[f32]| sampler.pick(&context, &[], logits, &[], &mut SamplerScratch::new());
+        assert_eq!(pick(&[9.0, 1.0, 8.0]), Ok(1));
+        let bad = pick(&[f32::NAN, 1.0, 8.0]);
+        assert!(matches!(bad, Err(Error::NonFiniteLogits { token: 0, .. })));
+        let ruled_out = pick(&[9.0, f32::NEG_INFINITY, 8.0]);
+        assert_eq!(ruled_out, Err(Error::NothingToSample { position: 0 }));
     }
 }
