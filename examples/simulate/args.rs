@@ -95,6 +95,15 @@ pub struct EngineArgs {
     /// Who is served first.
     #[arg(long, value_enum, default_value_t = Order::Fcfs)]
     pub policy: Order,
+    /// Tenants take turns, by tokens of service.
+    #[arg(long)]
+    pub fair: bool,
+    /// Keep no room for what running requests may still generate.
+    #[arg(long)]
+    pub no_reservation: bool,
+    /// How long newcomers may be held back for a fuller batch.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub admission_delay: u64,
     /// Most tokens one step computes.
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub max_batched_tokens: usize,
@@ -143,6 +152,14 @@ pub enum Order {
     Fcfs,
     /// By the requests' own priorities.
     Priority,
+    /// By priority; a waiting request may take the seat of a less important one.
+    Displacing,
+    /// Earliest deadline first.
+    Deadline,
+    /// Longest cached prefix first.
+    Prefix,
+    /// Shortest predicted work first.
+    Shortest,
 }
 
 impl TrafficArgs {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example simulate -- --requests 20000 --rate 50 --plot latencies.svg
-//! cargo run --release --example simulate -- --tenants 4 --flood 2000 --json
+//! cargo run --release --example simulate -- --tenants 4 --flood 2000 --fair --json
 //! cargo run --release --example simulate -- --trace FILE.jsonl --kv-blocks 2048
 //! ```
 //!
@@ -15,13 +15,16 @@ mod print;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use llmserve::IdentityRoot;
 use llmserve::kv::PagedKv;
 use llmserve::sched::simulation::{Report, Simulation};
-use llmserve::sched::{ContinuousScheduler, Fcfs, Policy, Priority};
+use llmserve::sched::{
+    ContinuousScheduler, Displacing, EarliestDeadline, Fairness, Fcfs, LongestPrefix, Policy,
+    Priority, SchedulerConfig, ShortestPredicted,
+};
 
 use args::{Arguments, EngineArgs, Order};
 
@@ -77,8 +80,21 @@ fn scheduler(args: &EngineArgs) -> Result<ContinuousScheduler, String> {
     let policy: Box<dyn Policy> = match args.policy {
         Order::Fcfs => Box::new(Fcfs),
         Order::Priority => Box::new(Priority),
+        Order::Displacing => Box::new(Displacing(Priority)),
+        Order::Deadline => Box::new(EarliestDeadline),
+        Order::Prefix => Box::new(LongestPrefix),
+        Order::Shortest => Box::new(<ShortestPredicted>::default()),
     };
+    let mut config = SchedulerConfig {
+        fairness: args.fair.then(Fairness::default),
+        admission_delay: Duration::from_millis(args.admission_delay),
+        ..SchedulerConfig::default()
+    };
+    if args.no_reservation {
+        config.reservation = None;
+    }
     ContinuousScheduler::builder()
+        .config(config)
         .policy(policy)
         .max_batched_tokens(args.max_batched_tokens)
         .max_num_seqs(args.max_num_seqs)

@@ -176,7 +176,8 @@ fn refusals_by_the_scheduler_are_counted_and_harm_nobody() {
 fn preemptions_are_counted_by_request_and_by_what_they_lost() {
     // Both grow until one must yield: together they would need 20 blocks of the 16.
     let requests = vec![at(0, 80, 80), at(0, 80, 80)];
-    let report = replay(requests, ContinuousScheduler::builder(), 16);
+    let builder = ContinuousScheduler::builder().reservation(None);
+    let report = replay(requests, builder, 16);
     assert_eq!(report.requests.finished, 2);
     assert!(report.preemptions.total >= 1);
     assert_eq!(report.preemptions.requests, 1);
@@ -210,10 +211,8 @@ fn one_tenant_before_another_is_unfair_and_both_in_turn_are_fair() {
     };
     let (tenants, fairness) = index("a", "b");
     assert_eq!(tenants, 2);
-    assert!(
-        (0.7..0.8).contains(&fairness),
-        "alone, then alone: {fairness}"
-    );
+    // While one waits the other has everything; a window with one of them alone does not count.
+    assert!((0.5..0.55).contains(&fairness), "{fairness}");
     assert_eq!(index("a", "a"), (1, 1.0));
 }
 
