@@ -148,7 +148,7 @@ impl PagedKvBuilder {
     }
 
     /// The first [`slot`](llmserve_core::SequenceId::slot) number that is refused, 2²⁰ unless said.
-    /// A bound on memory: a slot costs 8 bytes, open or not, up to the highest ever used.
+    /// A bound on memory: a slot costs about 150 bytes, open or not, up to the highest ever used.
     pub fn max_sequences(mut self, sequences: usize) -> Self {
         self.max_sequences = sequences;
         self

@@ -9,7 +9,7 @@ use crate::allocate::{look_up, need, writes};
 use crate::builder::PagedKvBuilder;
 use crate::chain::Chain;
 use crate::pool::Pool;
-use crate::publish::{is_vouched_for, publish, revoke, settle};
+use crate::publish::{is_vouched_for, keep_tail, publish, revoke, settle, tell_tail};
 use crate::sequence::Sequence;
 use crate::slots::Slots;
 use crate::stats::Counters;
@@ -151,6 +151,10 @@ impl KvManager for PagedKv {
     fn allocate(&mut self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError> {
         let block_size = self.layout.block_size;
         let sequence = self.slots.get_mut(sequence)?;
+        if sequence.is_within_tail(tokens, block_size) {
+            sequence.planned = sequence.planned.max(tokens);
+            return Ok(0);
+        }
         self.hits.clear();
         let need = need(&self.pool, sequence, tokens, |id| self.hits.push(id));
         let out = OutOfBlocks {
@@ -163,6 +167,7 @@ impl KvManager for PagedKv {
         if tokens == 0 {
             return Ok(0);
         }
+        tell_tail(&mut self.pool, sequence);
 
         let starts = sequence.table.is_empty();
         let held = sequence.table.len();
@@ -228,20 +233,32 @@ impl KvManager for PagedKv {
         }
         sequence.planned = sequence.planned.max(tokens);
         publish(&mut self.pool, sequence, tokens);
+        keep_tail(&self.pool, sequence);
         Ok(need.hit.tokens)
     }
 
     fn append(&mut self, sequence: SequenceId, tokens: &[TokenId]) -> Result<(), KvError> {
         let block_size = self.layout.block_size;
         let sequence = self.slots.get_mut(sequence)?;
-        let first = sequence.tokens.len() / block_size;
+        let known = sequence.tokens.len();
+        let room = sequence.table.len() * block_size;
+        if sequence.own_tail && known + block_size >= room {
+            sequence.extend(tokens, self.chain, block_size);
+            let inside = tokens.len().min(room.saturating_sub(known));
+            self.pool.filled(inside);
+            settle(&mut self.pool, sequence);
+            return Ok(());
+        }
+        tell_tail(&mut self.pool, sequence);
         sequence.extend(tokens, self.chain, block_size);
+        let first = known / block_size;
         let end = sequence.tokens.len().div_ceil(block_size);
         for at in first..end.min(sequence.table.len()) {
             self.pool
                 .note_fill(sequence.table[at], sequence.fill(at, block_size));
         }
         settle(&mut self.pool, sequence);
+        keep_tail(&self.pool, sequence);
         Ok(())
     }
 
@@ -272,13 +289,16 @@ impl KvManager for PagedKv {
     }
 
     fn revoke(&mut self, sequence: SequenceId) -> Result<(), KvError> {
-        revoke(&mut self.pool, self.slots.get_mut(sequence)?);
+        let sequence = self.slots.get_mut(sequence)?;
+        tell_tail(&mut self.pool, sequence);
+        revoke(&mut self.pool, sequence);
         Ok(())
     }
 
     fn trim(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), KvError> {
         let block_size = self.layout.block_size;
         let sequence = self.slots.get_mut(sequence)?;
+        tell_tail(&mut self.pool, sequence);
         self.pool
             .give_back(&mut sequence.table, tokens.div_ceil(block_size));
         let last = tokens / block_size;
@@ -298,8 +318,10 @@ impl KvManager for PagedKv {
     }
 
     fn fork(&mut self, parent: SequenceId, child: SequenceId) -> Result<(), KvError> {
-        let parent = self.slots.get(parent)?;
+        self.slots.get(parent)?;
         self.slots.check_vacant(child)?;
+        let parent = self.slots.get_mut(parent)?;
+        tell_tail(&mut self.pool, parent);
         let table = self.pool.share(&parent.table);
         let forked = parent.fork(table, self.layout.block_size);
         self.slots.insert(child, forked);
@@ -308,6 +330,7 @@ impl KvManager for PagedKv {
 
     fn release(&mut self, sequence: SequenceId) -> Result<(), KvError> {
         let sequence = self.slots.get_mut(sequence)?;
+        tell_tail(&mut self.pool, sequence);
         self.pool.give_back(&mut sequence.table, 0);
         sequence.restart();
         Ok(())
@@ -315,6 +338,7 @@ impl KvManager for PagedKv {
 
     fn close(&mut self, sequence: SequenceId) {
         if let Some(mut closed) = self.slots.remove(sequence) {
+            tell_tail(&mut self.pool, &mut closed);
             self.pool.give_back(&mut closed.table, 0);
         }
     }

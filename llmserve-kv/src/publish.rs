@@ -11,6 +11,22 @@ use std::sync::Arc;
 use crate::pool::{Parent, Pool};
 use crate::sequence::Sequence;
 
+/// Whether the sequence's last block is its own, remembered so that the next rows need not look.
+pub(crate) fn keep_tail(pool: &Pool, sequence: &mut Sequence) {
+    let tail = sequence.table.as_slice().last();
+    sequence.own_tail = tail.is_some_and(|id| pool.is_private(*id));
+}
+
+/// Brings what the pool knows of the sequence's last block up to date, before anyone looks at it.
+pub(crate) fn tell_tail(pool: &mut Pool, sequence: &mut Sequence) {
+    if std::mem::take(&mut sequence.own_tail)
+        && let Some(last) = sequence.table.len().checked_sub(1)
+    {
+        let fill = sequence.fill(last, pool.block_size());
+        pool.tell_fill(sequence.table[last], fill);
+    }
+}
+
 /// Labels the full blocks of known tokens below position `end`.
 pub(crate) fn publish(pool: &mut Pool, sequence: &mut Sequence, end: usize) {
     let full = full_blocks(pool, sequence, end);
@@ -22,6 +38,10 @@ pub(crate) fn publish(pool: &mut Pool, sequence: &mut Sequence, end: usize) {
 /// Seals the full blocks of known, computed tokens.
 pub(crate) fn settle(pool: &mut Pool, sequence: &mut Sequence) {
     let full = full_blocks(pool, sequence, sequence.computed);
+    if sequence.sealed >= full {
+        return;
+    }
+    tell_tail(pool, sequence);
     while sequence.sealed < full && label(pool, sequence, sequence.sealed) {
         let at = sequence.sealed;
         let parent = at.checked_sub(1).map(|before| sequence.identities[before]);
@@ -29,6 +49,7 @@ pub(crate) fn settle(pool: &mut Pool, sequence: &mut Sequence) {
         sequence.sealed += 1;
     }
     sequence.published = sequence.published.max(sequence.sealed);
+    keep_tail(pool, sequence);
 }
 
 /// Whether the blocks below position `end` that others filled are still what they were hit for:

@@ -37,6 +37,9 @@ pub(crate) struct Sequence {
     pub(crate) published: usize,
     /// Leading blocks known to be sealed.
     pub(crate) sealed: usize,
+    /// Whether the last block of the table is this sequence's alone and cannot be found: it is
+    /// written without looking at it, and what the pool knows of its fill may lag behind.
+    pub(crate) own_tail: bool,
 }
 
 impl Sequence {
@@ -53,6 +56,7 @@ impl Sequence {
             own_from: 0,
             published: 0,
             sealed: 0,
+            own_tail: false,
         }
     }
 
@@ -75,7 +79,19 @@ impl Sequence {
             own_from: whole,
             published: self.published.min(whole),
             sealed: self.sealed.min(whole),
+            own_tail: false,
         }
+    }
+
+    /// Whether a row that ends at position `end` fits into the last block and nothing is to be done
+    /// for it but to remember it: what most rows of a decode step are.
+    #[inline]
+    pub(crate) fn is_within_tail(&self, end: usize, block_size: usize) -> bool {
+        let room = self.table.len() * block_size;
+        self.own_tail
+            && end <= room
+            && self.planned + block_size >= room
+            && self.published >= (end / block_size).min(self.identities.len())
     }
 
     /// Adds known tokens and hashes the blocks they complete.
@@ -114,6 +130,7 @@ impl Sequence {
         self.own_from = 0;
         self.published = 0;
         self.sealed = 0;
+        self.own_tail = false;
     }
 
     /// The tokens of full block `block`.

@@ -8,7 +8,7 @@ use crate::sequence::Sequence;
 /// the generation differs.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    entries: Vec<Option<Box<Entry>>>,
+    entries: Vec<Option<Entry>>,
     /// Slot numbers are dense; one beyond this is a caller's mistake and must not cost memory.
     limit: usize,
 }
@@ -66,10 +66,10 @@ impl Slots {
         if self.entries.len() <= id.slot() {
             self.entries.resize_with(id.slot() + 1, || None);
         }
-        self.entries[id.slot()] = Some(Box::new(Entry {
+        self.entries[id.slot()] = Some(Entry {
             generation: id.generation(),
             sequence,
-        }));
+        });
     }
 
     pub(crate) fn remove(&mut self, id: SequenceId) -> Option<Sequence> {

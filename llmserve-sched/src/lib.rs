@@ -10,9 +10,9 @@
 //!   a decode   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓░   gap 1: one token, then a new one is sampled
 //!              └─────── computed
 //!
-//!   submit ──► waiting, by rank ──admit──► running, in a ring ──commit──► ended
-//!                    ▲                          │
-//!                    └──────── preempt ◄────────┘   out of KV blocks: the last in rank yields
+//!   submit ──► waiting ──admit──► running, in a ring ──commit──► ended
+//!                 ▲                    │
+//!                 └──── preempt ◄──────┘   out of KV blocks: the one with least to lose yields
 //!
 //!   plan:    1. every running sequence takes its gap from the budget;
 //!               an allocation that fails preempts another;
@@ -20,6 +20,12 @@
 //!               of the seats (`max_num_seqs`) and of the KV blocks.
 //!   commit:  seal ─► fork ─► append ─► end
 //! ```
+//!
+//! | who waits for whom | is told by |
+//! | --- | --- |
+//! | requests of one tenant | a [`Policy`]: [`Fcfs`], [`Priority`], [`EarliestDeadline`], [`LongestPrefix`], [`ShortestPredicted`], [`Displacing`] around any of them, or your own in five lines |
+//! | tenants | [`Fairness`]: turns, by tokens of service |
+//! | newcomers, for the room that the running still need | [`Reservation`], and [`SchedulerConfig::watermark`] |
 //!
 //! A step in which some rows decode and one is a chunk of a long prompt is the normal case: it is
 //! how decodes keep their pace while prompts are computed.

@@ -183,6 +183,17 @@ impl Pool {
         self.levels.took(self.block_size);
     }
 
+    /// A sole holder has `tokens` more in a block: the levels say so at once, the block when it is
+    /// [told](Self::tell_fill).
+    pub(crate) fn filled(&mut self, tokens: usize) {
+        self.levels.unused -= tokens;
+    }
+
+    /// What was [`filled`](Self::filled) of a block since it was last looked at.
+    pub(crate) fn tell_fill(&mut self, id: BlockId, fill: usize) {
+        self.blocks[id.index()].fill = fill as u32;
+    }
+
     /// Notes that a holder has `fill` tokens in `id`. A sole holder's word is final; of several the
     /// fullest counts.
     pub(crate) fn note_fill(&mut self, id: BlockId, fill: usize) {

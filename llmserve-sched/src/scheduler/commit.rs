@@ -1,14 +1,14 @@
 //! Taking note of what a step did.
 
-use llmserve_core::{End, Fork, KvManager, SequenceId, StepOutcome};
+use llmserve_core::{End, Fork, KvManager, RowOutcome, SequenceId, StepOutcome};
 
 use super::ContinuousScheduler;
 
 impl ContinuousScheduler {
     /// First: what was computed is computed for certain.
-    pub(super) fn seal_rows(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
+    pub(super) fn seal_rows(&mut self, rows: &[RowOutcome], kv: &mut dyn KvManager) {
         self.in_flight.clear();
-        for row in &outcome.rows {
+        for row in rows {
             let sequence = self.table.get_mut(row.id);
             // A row nobody planned: of a sequence that has ended, or of its slot's former owner.
             let Some(sequence) = sequence.filter(|sequence| !sequence.flight.is_empty()) else {
@@ -84,8 +84,13 @@ impl ContinuousScheduler {
 
     /// Third: the new tokens. A sequence that has its first token has forked if it ever will, so
     /// the seats it held for its choices are free.
-    pub(super) fn append_tokens(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
-        for (index, row) in outcome.rows.iter().enumerate() {
+    pub(super) fn append_tokens(
+        &mut self,
+        rows: &[RowOutcome],
+        outcome: &StepOutcome,
+        kv: &mut dyn KvManager,
+    ) {
+        for (index, row) in rows.iter().enumerate() {
             let tokens = outcome.tokens_of(row);
             if tokens.is_empty() || !self.in_flight[index] {
                 continue;

@@ -298,11 +298,23 @@ impl Scheduler for ContinuousScheduler {
     }
 
     fn commit(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
-        self.seal_rows(outcome, kv);
+        // Forks stand between the sealing of rows and their tokens. Where there are none, a few rows
+        // at a time are sealed and appended to: what is known of them is at hand then.
+        let at_once = match outcome.forks.is_empty() {
+            true => 32,
+            false => outcome.rows.len().max(1),
+        };
+        let mut chunks = outcome.rows.chunks(at_once);
+        let first = chunks.next().unwrap_or(&[]);
+        self.seal_rows(first, kv);
         for fork in &outcome.forks {
             self.fork(fork, kv);
         }
-        self.append_tokens(outcome, kv);
+        self.append_tokens(first, outcome, kv);
+        for rows in chunks {
+            self.seal_rows(rows, kv);
+            self.append_tokens(rows, outcome, kv);
+        }
         for (id, end) in &outcome.ended {
             self.end(*id, *end, kv);
         }
