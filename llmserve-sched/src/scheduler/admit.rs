@@ -44,8 +44,10 @@ impl ContinuousScheduler {
         mut left: Left,
     ) -> Left {
         let mut passed = 0;
-        while left.budget > 0 && passed < MOST_PASSED && self.could_seat() {
+        if left.budget > 0 && self.could_seat() {
             self.review_waiting(kv);
+        }
+        while left.budget > 0 && passed < MOST_PASSED && self.could_seat() {
             let Some((line, place)) = self.queue.next(self.step) else {
                 break;
             };

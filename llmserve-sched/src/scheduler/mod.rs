@@ -282,7 +282,7 @@ impl Scheduler for ContinuousScheduler {
     fn plan(&mut self, kv: &mut dyn KvManager, now: Time, plan: &mut StepPlan) {
         plan.clear();
         self.step += 1;
-        self.service.plan(now, self.queue.len() > 0);
+        self.service.plan(now);
         let left = self.plan_running(kv, plan);
         let preempted = !plan.preempted.is_empty();
         // Whoever was preempted in this step comes before any newcomer in the next.
@@ -294,6 +294,7 @@ impl Scheduler for ContinuousScheduler {
         if !plan.rows.is_empty() {
             self.reserve.planned(preempted);
         }
+        self.service.planned(self.queue.len() > 0);
         plan.lost.append(&mut self.lost);
     }
 

@@ -14,10 +14,13 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Nor less: by then things are hardly different.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Newcomers admitted, and their tokens, over the time that somebody waited.
+/// Newcomers admitted, and their tokens, over the time that somebody was left waiting: those that
+/// find a free engine say nothing of how fast a queue is served.
 #[derive(Debug, Default)]
 pub(super) struct Service {
     last: Option<Time>,
+    /// Whether the plan before left somebody waiting.
+    left_waiting: bool,
     busy: Duration,
     requests: f64,
     tokens: f64,
@@ -28,10 +31,10 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// A plan is asked for while `waiting` wait.
-    pub(super) fn plan(&mut self, now: Time, waiting: bool) {
+    /// A plan is asked for.
+    pub(super) fn plan(&mut self, now: Time) {
         let since = self.last.replace(now).map(|last| now.saturating_sub(last));
-        if !waiting {
+        if !self.left_waiting {
             return;
         }
         self.busy += since.unwrap_or_default();
@@ -42,10 +45,17 @@ impl Service {
         }
     }
 
+    /// A plan is made, and somebody still waits or not.
+    pub(super) fn planned(&mut self, waiting: bool) {
+        self.left_waiting = waiting;
+    }
+
     /// A newcomer of `tokens` was admitted.
     pub(super) fn admitted(&mut self, tokens: usize) {
-        self.requests += 1.0;
-        self.tokens += tokens as f64;
+        if self.left_waiting {
+            self.requests += 1.0;
+            self.tokens += tokens as f64;
+        }
         self.refused_requests = (self.refused_requests - 1.0).max(0.0);
         self.refused_tokens = (self.refused_tokens - tokens as f64).max(0.0);
     }
@@ -84,10 +94,11 @@ mod tests {
     fn measured() -> Service {
         let mut service = Service::default();
         for step in 0..=40 {
-            service.plan(Duration::from_millis(100 * step), true);
+            service.plan(Duration::from_millis(100 * step));
             if step > 0 {
                 service.admitted(100);
             }
+            service.planned(true);
         }
         service
     }
@@ -96,8 +107,9 @@ mod tests {
     fn nothing_is_promised_before_anything_was_served() {
         let mut service = Service::default();
         assert_eq!(service.room_for_one(), None);
-        service.plan(Duration::from_secs(1), true);
-        service.plan(Duration::from_secs(2), true);
+        service.plan(Duration::from_secs(1));
+        service.planned(true);
+        service.plan(Duration::from_secs(2));
         assert_eq!(service.room_for(10, 10), None);
     }
 
@@ -119,11 +131,15 @@ mod tests {
     #[test]
     fn idle_time_does_not_count_and_the_past_fades() {
         let mut service = measured();
-        service.plan(Duration::from_secs(1000), false);
+        service.planned(false);
+        service.plan(Duration::from_secs(1000));
+        service.admitted(100);
+        service.planned(true);
         assert_eq!(service.room_for_one(), Some(Duration::from_millis(100)));
         for second in 1001..1060 {
-            service.plan(Duration::from_secs(second), true);
+            service.plan(Duration::from_secs(second));
             service.admitted(100);
+            service.planned(true);
         }
         let slower = Service {
             refused_requests: 0.0,
