@@ -2,7 +2,9 @@
 
 use llmserve_core::{IdentityRoot, KvManager};
 use llmserve_kv::PagedKv;
-use llmserve_sched::simulation::{Arrivals, Lengths, Report, Simulation, Traffic};
+use llmserve_sched::simulation::{
+    Arrivals, Lengths, LinearCost, Report, Simulation, Traffic,
+};
 use llmserve_sched::{ContinuousScheduler, SchedulerBuilder};
 
 const SEATS: usize = 128;
@@ -13,7 +15,16 @@ const BLOCK: usize = 16;
 /// A quarter of what all seats would hold if each had a whole request.
 const BLOCKS: usize = SEATS * (PROMPT + OUTPUT) as usize / BLOCK / 4;
 
-fn run(max_tokens: Option<usize>, scheduler: SchedulerBuilder) -> Report {
+/// What is asked, and of whom.
+#[derive(Clone, Copy)]
+struct Case {
+    /// What requests announce; none for what they will generate.
+    max_tokens: Option<usize>,
+    /// The fewer prompt tokens a second, the dearer a preemption.
+    prefill_tokens_per_s: f64,
+}
+
+fn run(case: Case, scheduler: SchedulerBuilder) -> Report {
     let simulation = Simulation::builder()
         .traffic(Traffic {
             requests: 1500,
@@ -27,8 +38,12 @@ fn run(max_tokens: Option<usize>, scheduler: SchedulerBuilder) -> Report {
                 mean: OUTPUT,
                 max: 1000,
             },
-            max_tokens,
+            max_tokens: case.max_tokens,
             ..Traffic::default()
+        })
+        .cost(LinearCost {
+            prefill_tokens_per_s: case.prefill_tokens_per_s,
+            ..LinearCost::default()
         })
         .seed(5)
         .build()
@@ -50,10 +65,10 @@ fn run(max_tokens: Option<usize>, scheduler: SchedulerBuilder) -> Report {
 
 /// The throughput of the best fixed limit of running sequences, and which it is: every fourth
 /// limit, then those around the best.
-fn best_fixed(max_tokens: Option<usize>) -> (f64, usize) {
+fn best_fixed(case: Case) -> (f64, usize) {
     let rate = |seats: usize| {
         let builder = ContinuousScheduler::builder().max_num_seqs(seats);
-        let report = run(max_tokens, builder.reservation(None));
+        let report = run(case, builder.reservation(None));
         (report.throughput.generated_per_s, seats)
     };
     let best = |limits: Vec<usize>| {
@@ -68,15 +83,16 @@ fn best_fixed(max_tokens: Option<usize>) -> (f64, usize) {
     if fine.0 > coarse.0 { fine } else { coarse }
 }
 
-fn compare(what: &str, max_tokens: Option<usize>) {
-    let (best, limit) = best_fixed(max_tokens);
+fn compare(what: &str, case: Case) {
+    let (best, limit) = best_fixed(case);
     let builder = || ContinuousScheduler::builder().max_num_seqs(SEATS);
-    let adaptive = run(max_tokens, builder());
-    let greedy = run(max_tokens, builder().reservation(None));
+    let adaptive = run(case, builder());
+    let greedy = run(case, builder().reservation(None));
     let rate = |report: &Report| report.throughput.generated_per_s;
     println!(
-        "{what}: {:.0} tokens/s with {} preemptions (p99 {}), {:.1} % of the best fixed limit \
+        "{what}, {} prompt tokens/s: {:.0} tokens/s with {} preemptions (p99 {}), {:.1} % of the best fixed limit \
          ({limit} at once, {best:.0} tokens/s); without reservation {:.0} tokens/s with {} (p99 {})",
+        case.prefill_tokens_per_s,
         rate(&adaptive),
         adaptive.preemptions.total,
         adaptive.preemptions.p99,
@@ -96,10 +112,22 @@ fn compare(what: &str, max_tokens: Option<usize>) {
 
 #[test]
 fn a_cache_for_a_quarter_of_the_demand_serves_as_much_as_the_best_fixed_limit() {
-    compare("answers as long as announced", None);
+    for prefill_tokens_per_s in [20_000.0, 4000.0] {
+        let case = Case {
+            max_tokens: None,
+            prefill_tokens_per_s,
+        };
+        compare("answers as long as announced", case);
+    }
 }
 
 #[test]
 fn so_it_does_when_requests_announce_far_more_than_they_generate() {
-    compare("answers of unknown length", Some(1000));
+    for prefill_tokens_per_s in [20_000.0, 4000.0] {
+        let case = Case {
+            max_tokens: Some(1000),
+            prefill_tokens_per_s,
+        };
+        compare("answers of unknown length", case);
+    }
 }
