@@ -29,7 +29,15 @@ fn a_trace_replays_as_the_traffic_it_was_written_from() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (trace, plot) = (path("trace.jsonl"), path("plot.svg"));
     let traffic = [
-        "--requests", "300", "--tenants", "3", "--prefixes", "2", "--deadline", "20", "--flood",
+        "--requests",
+        "300",
+        "--tenants",
+        "3",
+        "--prefixes",
+        "2",
+        "--deadline",
+        "20",
+        "--flood",
         "50",
     ];
     let with = |more: &[&'static str]| -> Vec<&str> { [&traffic[..], more].concat() };
@@ -41,7 +49,10 @@ fn a_trace_replays_as_the_traffic_it_was_written_from() {
     assert_eq!(direct["tenants"].as_array().map(Vec::len), Some(4));
     // The trace's seconds are decimal numbers: the last nanosecond may be another.
     for field in ["total", "finished", "refused"] {
-        assert_eq!(direct["requests"][field], replayed["requests"][field], "{field}");
+        assert_eq!(
+            direct["requests"][field], replayed["requests"][field],
+            "{field}"
+        );
     }
     let seconds = |report: &Value| report["seconds"].as_f64().expect("a number");
     assert!((seconds(&direct) / seconds(&replayed) - 1.0).abs() < 1e-3);
@@ -52,9 +63,21 @@ fn a_trace_replays_as_the_traffic_it_was_written_from() {
 
 #[test]
 fn a_report_for_people_names_what_matters() {
-    let output = simulate(&["--requests", "100", "--policy", "shortest", "--kv-blocks", "512"]);
+    let output = simulate(&[
+        "--requests",
+        "100",
+        "--policy",
+        "shortest",
+        "--kv-blocks",
+        "512",
+    ]);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    for word in ["100 finished", "time to first token", "preemptions:", "fairness:"] {
+    for word in [
+        "100 finished",
+        "time to first token",
+        "preemptions:",
+        "fairness:",
+    ] {
         assert!(text.contains(word), "{word} is not in:\n{text}");
     }
 }
@@ -75,6 +98,9 @@ fn what_is_wrong_is_named() {
     for (args, reason) in wrong {
         let output = simulate(args);
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && message.contains(reason), "{args:?}: {message}");
+        assert!(
+            !output.status.success() && message.contains(reason),
+            "{args:?}: {message}"
+        );
     }
 }

@@ -2,9 +2,7 @@
 
 use llmserve_core::{IdentityRoot, KvManager};
 use llmserve_kv::PagedKv;
-use llmserve_sched::simulation::{
-    Arrivals, Lengths, LinearCost, Report, Simulation, Traffic,
-};
+use llmserve_sched::simulation::{Arrivals, Lengths, LinearCost, Report, Simulation, Traffic};
 use llmserve_sched::{ContinuousScheduler, SchedulerBuilder};
 
 const SEATS: usize = 128;
