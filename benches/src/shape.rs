@@ -29,7 +29,18 @@ pub struct Shape {
 }
 
 /// Shapes by name.
-const SHAPES: [Shape; 2] = [
+const SHAPES: [Shape; 3] = [
+    // Drafts for the next: the same vocabulary, a twelfth of the weights.
+    Shape {
+        name: "draft10m",
+        hidden: 192,
+        intermediate: 512,
+        layers: 2,
+        heads: 3,
+        kv_heads: 1,
+        vocab: 49_152,
+        rope_theta: 100_000.0,
+    },
     Shape {
         name: "smol135",
         hidden: 576,

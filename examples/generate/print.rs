@@ -80,6 +80,24 @@ impl<'a> Summary<'a> {
         self.stats.kv_blocks_peak as f64 / self.stats.kv_blocks_total.max(1) as f64
     }
 
+    /// What speculation came to: null where nothing was drafted.
+    fn spec(&self) -> Value {
+        let stats = self.stats;
+        if stats.spec_drafts == 0 {
+            return Value::Null;
+        }
+        let accepted = stats.spec_accepted_per_pos.iter();
+        let positions = accepted
+            .rposition(|count| *count > 0)
+            .map_or(0, |at| at + 1);
+        json!({
+            "drafts": stats.spec_drafts,
+            "draft_tokens": stats.spec_draft_tokens,
+            "accepted": stats.spec_accepted_tokens,
+            "accepted_per_pos": stats.spec_accepted_per_pos[..positions],
+        })
+    }
+
     pub fn json(&self) -> Value {
         let stats = self.stats;
         json!({
@@ -99,6 +117,7 @@ impl<'a> Summary<'a> {
             "kv_blocks": stats.kv_blocks_total,
             "peak_kv_usage": self.peak_kv_usage(),
             "kv_waste": stats.kv_waste_mean,
+            "spec": self.spec(),
         })
     }
 }
@@ -118,6 +137,14 @@ impl fmt::Display for Summary<'_> {
             stats.preemptions,
             stats.kv_blocks_peak,
             stats.kv_blocks_total,
-        )
+        )?;
+        if stats.spec_drafts > 0 {
+            write!(
+                f,
+                ", {} of {} drafts accepted",
+                stats.spec_accepted_tokens, stats.spec_draft_tokens
+            )?;
+        }
+        Ok(())
     }
 }

@@ -41,6 +41,7 @@ struct Line {
     logprobs: Option<usize>,
     priority: Option<i32>,
     tenant: Option<String>,
+    speculative: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +194,7 @@ impl Line {
         request.logprobs = self.logprobs.or(request.logprobs);
         request.priority = self.priority.unwrap_or(request.priority);
         request.tenant = self.tenant;
+        request.speculative = self.speculative.unwrap_or(request.speculative);
         request.stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop],

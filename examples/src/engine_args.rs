@@ -1,11 +1,12 @@
 //! The flags that shape an engine.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use llmserve::Engine;
 use llmserve::model::{DType, Kernels};
+use llmserve::{Engine, SpecDepth};
 
 use crate::Source;
 
@@ -42,6 +43,15 @@ pub struct EngineArgs {
     /// Compute every prompt from its first token, whatever is cached.
     #[arg(long)]
     pub no_prefix_cache: bool,
+    /// Draft tokens with the model in this folder, and verify several in one step.
+    #[arg(long, value_name = "DIR")]
+    pub draft: Option<PathBuf>,
+    /// Draft what followed the last tokens when they came before.
+    #[arg(long)]
+    pub ngram: bool,
+    /// Drafts a step, or `auto` for as many as pay. For --draft or --ngram.
+    #[arg(long, value_name = "N|auto")]
+    pub spec_depth: Option<SpecDepth>,
 }
 
 impl EngineArgs {
@@ -75,6 +85,15 @@ impl EngineArgs {
         }
         if let Some(blocks) = self.kv_blocks {
             serve = serve.kv_blocks(blocks);
+        }
+        if let Some(draft) = &self.draft {
+            serve = serve.draft(draft);
+        }
+        if self.ngram {
+            serve = serve.ngram();
+        }
+        if let Some(depth) = self.spec_depth {
+            serve = serve.spec_depth(depth);
         }
         let engine = serve.build().map_err(|error| error.to_string());
         spinner.finish_and_clear();

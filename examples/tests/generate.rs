@@ -319,3 +319,56 @@ fn answers_have_the_form_asked_for() {
     let text = String::from_utf8_lossy(&choice.stdout);
     assert!(["yes\n", "no\n"].contains(&&*text), "{text}");
 }
+
+#[test]
+fn speculation_changes_the_summary_and_nothing_else() {
+    let draft = concat!(env!("CARGO_MANIFEST_DIR"), "/models/bard-draft");
+    let lines_of = |speculative: bool| {
+        let line = |id: usize, temperature: f64| {
+            json!({"id": id, "prompt": "To be, or not", "max_tokens": 24, "seed": 3,
+                "temperature": temperature, "speculative": speculative})
+        };
+        format!("{}\n{}\n", line(0, 0.0), line(1, 0.9))
+    };
+    let ids = |output: &Output| -> Vec<Value> {
+        let mut lines = lines(output);
+        lines.sort_by_key(|line| line["id"].as_u64());
+        lines
+            .iter()
+            .map(|line| line["output_ids"].clone())
+            .collect()
+    };
+    let plain = run(&["--json", "--requests", "-"], lines_of(true).as_bytes());
+    assert_eq!(summary(&plain)["spec"], Value::Null);
+
+    let args = [
+        "--json",
+        "--requests",
+        "-",
+        "--draft",
+        draft,
+        "--ngram",
+        "--spec-depth",
+        "3",
+    ];
+    let speculated = run(&args, lines_of(true).as_bytes());
+    assert_eq!(ids(&speculated), ids(&plain));
+    let spec = summary(&speculated)["spec"].clone();
+    let number = |name: &str| spec[name].as_u64().unwrap_or(0);
+    assert!(
+        number("drafts") > 0 && number("draft_tokens") >= number("accepted"),
+        "{spec}"
+    );
+    let by_position = spec["accepted_per_pos"].as_array().expect("a list");
+    let sum: u64 = by_position.iter().filter_map(Value::as_u64).sum();
+    assert_eq!(sum, number("accepted"), "{spec}");
+
+    let without = run(&args, lines_of(false).as_bytes());
+    assert_eq!(ids(&without), ids(&plain));
+    assert_eq!(summary(&without)["spec"], Value::Null);
+
+    let output = run(&["--prompt", "x", "--spec-depth", "3"], b"");
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("draft or ngram"), "{error}");
+}

@@ -31,10 +31,12 @@
 #[cfg(feature = "metrics")]
 mod metrics_recorder;
 mod serve;
+mod speculate;
 
 #[cfg(feature = "metrics")]
 pub use metrics_recorder::MetricsRecorder;
 pub use serve::{Serve, ServeError, serve};
+pub use speculate::SpecDepth;
 
 pub use llmserve_core::*;
 

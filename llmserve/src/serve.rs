@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use llmserve_core::{
     BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder, Scheduler,
+    Tokenizer, Verification,
 };
 use llmserve_kv::PagedKv;
 #[cfg(feature = "structured")]
 use llmserve_model::LlguidanceCompiler;
 use llmserve_model::{CpuOptions, DType, FileDType, Kernels, LoadError, ModelFolder};
 use llmserve_sched::{ContinuousScheduler, Policy, Priority, SchedulerBuilder};
+
+use crate::speculate::{SpecDepth, Speculative, Target};
 
 /// KV memory unless said otherwise. It is only reserved: pages become resident when first used.
 const DEFAULT_KV_BYTES: usize = 1 << 30;
@@ -28,6 +31,9 @@ pub enum ServeError {
     /// The scheduler's options cannot be honoured.
     #[error(transparent)]
     Scheduler(#[from] llmserve_sched::BuildError),
+    /// The options of speculation contradict each other, or the models do.
+    #[error("speculation: {0}")]
+    Speculation(String),
     /// The parts do not fit together.
     #[error(transparent)]
     Engine(#[from] BuildError),
@@ -45,6 +51,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         block_size: 16,
         prefix_caching: true,
         scheduler: ContinuousScheduler::builder().policy(Priority),
+        speculative: Speculative::default(),
         max_intake: None,
         recorder: Arc::new(NoopRecorder),
         listener: None,
@@ -64,6 +71,7 @@ pub struct Serve {
     block_size: usize,
     prefix_caching: bool,
     scheduler: SchedulerBuilder,
+    speculative: Speculative,
     max_intake: Option<usize>,
     recorder: Arc<dyn Recorder>,
     listener: Option<Listener>,
@@ -174,6 +182,34 @@ impl Serve {
         self
     }
 
+    /// Drafts tokens with the model in this folder: smaller, and of the same tokenizer. It has as
+    /// many KV blocks as its target, and their dtype. Answers stay what they are.
+    pub fn draft(mut self, folder: impl AsRef<Path>) -> Self {
+        self.speculative.draft = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Drafts what followed the last few tokens when they came before in the same sequence; with
+    /// [`draft`](Self::draft) before that model is asked. Answers stay what they are.
+    pub fn ngram(mut self) -> Self {
+        self.speculative.ngram = true;
+        self
+    }
+
+    /// How many tokens are drafted a step; [`SpecDepth::Auto`] by default. For
+    /// [`draft`](Self::draft) or [`ngram`](Self::ngram).
+    pub fn spec_depth(mut self, depth: impl Into<SpecDepth>) -> Self {
+        self.speculative.depth = Some(depth.into());
+        self
+    }
+
+    /// How drafts become tokens; [`Verification::Coupled`] by default, with which answers are
+    /// those of an engine without speculation.
+    pub fn verification(mut self, verification: Verification) -> Self {
+        self.speculative.verification = verification;
+        self
+    }
+
     /// Most requests on their way to the engine thread; see
     /// [`EngineBuilder::max_intake`](llmserve_core::EngineBuilder::max_intake).
     pub fn max_intake(mut self, requests: usize) -> Self {
@@ -206,7 +242,7 @@ impl Serve {
     /// [`ServeError`]: a folder that cannot be loaded, or options that cannot be honoured.
     pub fn build(self) -> Result<Engine, ServeError> {
         let folder = ModelFolder::open(&self.folder)?;
-        let mut options = self.options;
+        let mut options = self.options.clone();
         options.dtype = self.dtype.unwrap_or(match folder.config.weights_dtype {
             Some(FileDType::BF16) => DType::BF16,
             _ => DType::F32,
@@ -250,10 +286,21 @@ impl Serve {
             .build()?;
         #[cfg(feature = "structured")]
         let (vocab_size, eos) = (info.vocab_size, info.eos.clone());
+        let speculation = self.speculative.build(&Target {
+            options: &self.options,
+            dtype: self.dtype,
+            blocks,
+            block_size: self.block_size,
+            prefix_caching: self.prefix_caching,
+            tokenizer: loaded.tokenizer.as_deref().map(|t| t as &dyn Tokenizer),
+        })?;
         let mut builder = Engine::builder(loaded.model)
             .kv(kv)
             .scheduler(scheduler)
             .recorder(self.recorder);
+        if let Some(speculation) = speculation {
+            builder = builder.speculative(speculation);
+        }
         if let Some(tokenizer) = loaded.tokenizer {
             #[cfg(feature = "structured")]
             {

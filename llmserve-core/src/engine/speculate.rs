@@ -234,6 +234,9 @@ impl Core {
             None => speculator.failures = 0,
             Some(error) => {
                 speculator.failures += 1;
+                if speculator.failures == MOST_FAILURES {
+                    self.instruments.depth(0.0);
+                }
                 tracing::warn!(error, in_a_row = speculator.failures, "a proposer failed");
                 self.stats.spec_failures += 1;
                 for at in 0..speculator.asked.len() {

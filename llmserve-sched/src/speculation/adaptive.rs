@@ -185,11 +185,13 @@ impl AdaptiveDepth {
         own
     }
 
-    /// A few sequences try, so that it costs little where it fails.
+    /// Some sequences try, so that it costs little where it fails.
     fn try_some(&mut self, decodes: usize, asks: &mut [DepthAsk]) {
         self.trying -= 1;
         let depth = TRY_DEPTH.min(self.most());
-        for ask in asks.iter_mut().take((decodes / 16).max(1)) {
+        // Of few all, for what a pass costs them is to be known; of many some.
+        let some = (64 / decodes.max(1)).max(2);
+        for ask in asks.iter_mut().take(some) {
             ask.depth = depth.min(ask.limit);
         }
     }
