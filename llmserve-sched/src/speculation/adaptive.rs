@@ -50,6 +50,8 @@ impl Default for AdaptiveDepthConfig {
 const TRY: u32 = 2;
 /// Steps from a try that failed to the next, at first.
 const FIRST_PAUSE: u32 = 32;
+/// Steps of speculation of which one goes deeper.
+const PROBE: u32 = 16;
 /// Drafts of a sequence in a try.
 const TRY_DEPTH: usize = 4;
 /// What a row counts for, one row later.
@@ -252,6 +254,11 @@ impl Depth for AdaptiveDepth {
             self.since = 0;
             return;
         }
+        // Deeper than seems best, now and then: what that costs may have been mistaken once.
+        let further = match self.since % PROBE {
+            0 => 2,
+            _ => 0,
+        };
         let alone = asks.len() == 1;
         let count = asks.len();
         for (ask, share) in asks.iter_mut().zip(accepted) {
@@ -259,7 +266,7 @@ impl Depth for AdaptiveDepth {
                 true => depth,
                 false => self.own_depth(decodes, count, depth, rate, share),
             };
-            ask.depth = own.min(ask.limit);
+            ask.depth = (own + further).min(self.most()).min(ask.limit);
         }
     }
 

@@ -3,6 +3,9 @@
 /// Sizes up to here have a place of their own; above, a quarter of an octave shares one.
 const SINGLE: usize = 16;
 
+/// Samples of which the least is taken.
+const FEW: u32 = 3;
+
 /// A cost in seconds by size, a number of tokens or rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Curve {
@@ -42,13 +45,13 @@ impl Curve {
         });
         point.samples = point.samples.saturating_add(1);
         let weight = 1.0 / f64::from(point.samples.min(8));
-        // One step that the machine was busy with something else says little.
-        let cost = if point.samples > 1 {
-            cost.min(point.cost * 2.0)
+        if point.samples <= FEW {
+            // Too few to tell a slow step from slow work: the least is nearest.
+            point.cost = cost.min(point.cost);
         } else {
-            cost
-        };
-        point.cost += (cost - point.cost) * weight;
+            // One step that the machine was busy with something else says little.
+            point.cost += (cost.min(point.cost * 2.0) - point.cost) * weight;
+        }
         point.size += (size as f64 - point.size) * weight;
     }
 
