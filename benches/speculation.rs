@@ -253,6 +253,13 @@ impl Args {
         Ok(ModelFolder::load(folder, options)?.model)
     }
 
+    /// A draft model on its target's threads.
+    fn beside(&self, target: &CpuModel, folder: &Path) -> Result<CpuModel, Box<dyn Error>> {
+        let mut model = self.load(folder)?;
+        model.share_threads(target);
+        Ok(model)
+    }
+
     fn subject(
         &self,
         target: impl Model + 'static,
@@ -543,13 +550,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut random = Workload::new(1);
 
     let texts = Texts::default();
+    let model = args.load(&target)?;
     let told = Told {
-        inner: args.load(&draft)?,
+        inner: args.beside(&model, &draft)?,
         texts: texts.clone(),
         share: args.acceptance,
         begun: HashMap::new(),
     };
-    let subject = args.subject(args.load(&target)?, args.draft(told)?, texts)?;
+    let subject = args.subject(model, args.draft(told)?, texts)?;
     let vocab = subject.engine.info().vocab_size;
     for &batch in &args.batch {
         let prompts = prompts(batch, vocab, &mut random);
@@ -559,8 +567,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     if !args.shape_only {
         // The embedded pair, with nothing put on its lips.
-        let draft = args.draft(args.load(&pair.1)?)?;
-        let subject = args.subject(args.load(&pair.0)?, draft, Texts::default())?;
+        let model = args.load(&pair.0)?;
+        let draft = args.draft(args.beside(&model, &pair.1)?)?;
+        let subject = args.subject(model, draft, Texts::default())?;
         for &batch in &args.batch {
             let prompts = prompts(batch, subject.engine.info().vocab_size, &mut random);
             subject.sweep("bard pair", &prompts, &args, &mut report, &mut curves)?;

@@ -86,10 +86,9 @@ impl<'a> Summary<'a> {
         if stats.spec_drafts == 0 {
             return Value::Null;
         }
-        let accepted = stats.spec_accepted_per_pos.iter();
-        let positions = accepted
-            .rposition(|count| *count > 0)
-            .map_or(0, |at| at + 1);
+        let mut accepted = stats.spec_accepted_per_pos.iter();
+        let last = accepted.rposition(|count| *count > 0);
+        let positions = last.map_or(0, |at| at + 1);
         json!({
             "drafts": stats.spec_drafts,
             "draft_tokens": stats.spec_draft_tokens,

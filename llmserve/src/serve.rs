@@ -287,6 +287,7 @@ impl Serve {
         #[cfg(feature = "structured")]
         let (vocab_size, eos) = (info.vocab_size, info.eos.clone());
         let speculation = self.speculative.build(&Target {
+            model: &loaded.model,
             options: &self.options,
             dtype: self.dtype,
             blocks,

@@ -8,7 +8,7 @@ use llmserve_core::{
     Verification,
 };
 use llmserve_kv::PagedKv;
-use llmserve_model::{CpuOptions, DType, FileDType, ModelFolder};
+use llmserve_model::{CpuModel, CpuOptions, DType, FileDType, ModelFolder};
 use llmserve_sched::speculation::{AdaptiveDepth, Composite, DraftModel, NGram};
 
 use crate::serve::ServeError;
@@ -64,6 +64,7 @@ pub(crate) struct Speculative {
 
 /// What the draft model shares with its target.
 pub(crate) struct Target<'a> {
+    pub(crate) model: &'a CpuModel,
     pub(crate) options: &'a CpuOptions,
     pub(crate) dtype: Option<DType>,
     pub(crate) blocks: usize,
@@ -113,7 +114,8 @@ fn draft_model(folder: &Path, target: &Target<'_>) -> Result<DraftModel, ServeEr
         Some(FileDType::BF16) => DType::BF16,
         _ => DType::F32,
     });
-    let loaded = folder.into_cpu(options)?;
+    let mut loaded = folder.into_cpu(options)?;
+    loaded.model.share_threads(target.model);
     if let (Some(ours), Some(theirs)) = (target.tokenizer, &loaded.tokenizer) {
         same_tokens(ours, &**theirs)?;
     }

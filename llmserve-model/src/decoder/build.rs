@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use llmserve_core::{KvGroupSpec, ModelInfo};
+use parking_lot::Mutex;
 
 use super::fingerprint::Fingerprint;
 use super::slab::{EMBEDDING, HEAD, Matrix, PER_LAYER, Slab};
-use super::{CpuModel, CpuOptions, Embedding, Layer};
+use super::{CpuModel, CpuOptions, DType, Embedding, Layer};
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::kernels::buffer::Buffer;
@@ -129,19 +130,13 @@ impl CpuModel {
         info.eos.clone_from(&config.eos);
         info.fingerprint = origin.fingerprint;
         let Machine { level, team } = machine;
-        let threads = team.threads();
-        info.backend = format!(
-            "cpu {} {} {threads} thread{}",
-            options.dtype,
-            level.kernels(),
-            if threads == 1 { "" } else { "s" }
-        );
+        info.backend = backend(options.dtype, level, team.threads());
         Ok(Self {
             info,
             config: config.clone(),
             dtype: options.dtype,
             level,
-            team,
+            team: Arc::new(Mutex::new(team)),
             stamp: origin.stamp,
             embedding,
             words,
@@ -152,6 +147,12 @@ impl CpuModel {
             no_pages: Pages::none(),
         })
     }
+}
+
+/// What computes and how, for people.
+pub(super) fn backend(dtype: DType, level: Level, threads: usize) -> String {
+    let plural = if threads == 1 { "" } else { "s" };
+    format!("cpu {dtype} {} {threads} thread{plural}", level.kernels())
 }
 
 /// What a model was made of.

@@ -29,6 +29,7 @@ mod tests;
 use std::sync::Arc;
 
 use llmserve_core::{Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, StepLimits};
+use parking_lot::Mutex;
 
 use crate::config::DecoderConfig;
 use crate::kernels::Level;
@@ -91,7 +92,7 @@ pub struct CpuModel {
     config: DecoderConfig,
     dtype: DType,
     level: Level,
-    team: ThreadTeam,
+    team: Arc<Mutex<ThreadTeam>>,
     /// Of the checkpoint's files, wherever the words are now.
     stamp: u128,
     embedding: Embedding,
@@ -128,6 +129,17 @@ impl CpuModel {
     /// What the model computes.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Computes with `other`'s threads from now on, and lets its own go. For two models that take
+    /// turns, as a draft model and its target do: threads of one that wait for more work would be in
+    /// the way of the other's. To be called before [`prepare`](Model::prepare); what was prepared is
+    /// forgotten.
+    pub fn share_threads(&mut self, other: &Self) {
+        self.prepared = None;
+        self.team = Arc::clone(&other.team);
+        let threads = self.team.lock().threads();
+        self.info.backend = build::backend(self.dtype, self.level, threads);
     }
 
     /// Bytes of packed weights, scales included: what a decode step reads of them.
@@ -189,7 +201,7 @@ impl Model for CpuModel {
             kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
             tile: self.level.tile_rows(self.dtype.kv().format()),
-            threads: self.team.threads(),
+            threads: self.team.lock().threads(),
         };
         // Each row has a token at least.
         let most = StepLimits {

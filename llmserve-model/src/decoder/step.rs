@@ -141,10 +141,11 @@ impl CpuModel {
             rope.prepare(slot.position as usize);
         }
         let mut logits = pool.take(plan.wanted.len())?;
+        let mut team = self.team.lock();
         let mut step = Step {
             config: &self.config,
             level: self.level,
-            team: &mut self.team,
+            team: &mut team,
             plan,
             rows: plan.ids.len(),
             tables: &tables,
