@@ -209,9 +209,9 @@ mod tests {
             whole in any::<u8>(),
         ) {
             let mut mask = TokenMask::none(logits.len());
-            for token in 0..logits.len() {
+            for (token, allowed) in allowed.iter().enumerate().take(logits.len()) {
                 // Some blocks as a whole.
-                if whole >> (token / BLOCK) & 1 == 1 || allowed[token] {
+                if whole >> (token / BLOCK) & 1 == 1 || *allowed {
                     mask.allow(token as TokenId);
                 }
             }
