@@ -52,6 +52,8 @@ const TRY: u32 = 2;
 const FIRST_PAUSE: u32 = 32;
 /// Steps of speculation of which one goes deeper.
 const PROBE: u32 = 16;
+/// Steps after which what was made of them is looked at.
+const LOOK: u32 = 12;
 /// Drafts of a sequence in a try.
 const TRY_DEPTH: usize = 4;
 /// What a row counts for, one row later.
@@ -75,6 +77,10 @@ pub struct AdaptiveDepth {
     /// Drafts that come for each that was asked for.
     coverage: f64,
     on: bool,
+    /// Tokens, rows and seconds of the steps since the last look, while on.
+    made: (f64, f64, f64),
+    /// Steps since then.
+    looked: u32,
     /// Choices since speculation was turned on or measured without.
     since: u32,
     /// Rounds left of the try at hand.
@@ -128,6 +134,8 @@ impl AdaptiveDepth {
             passes: Curve::default(),
             coverage: 1.0,
             on: false,
+            made: (0.0, 0.0, 0.0),
+            looked: 0,
             since: 0,
             trying: 0,
             pause: 0,
@@ -187,6 +195,23 @@ impl AdaptiveDepth {
         own
     }
 
+    /// Whether the steps since the last look made less of their time than steps without drafts
+    /// would have. What was expected is one thing.
+    fn disappoints(&mut self) -> bool {
+        if !self.on || self.looked < LOOK {
+            return false;
+        }
+        let (tokens, rows, seconds) = std::mem::take(&mut self.made);
+        let steps = f64::from(std::mem::take(&mut self.looked));
+        let plain = self.steps.at((rows / steps).round() as usize);
+        let worse = plain.is_some_and(|plain| tokens * plain * steps < rows * seconds);
+        if !worse {
+            // It holds what it promised: should it be off one day, it may try again soon.
+            self.last_pause = FIRST_PAUSE / 2;
+        }
+        worse
+    }
+
     /// Some sequences try, so that it costs little where it fails.
     fn try_some(&mut self, decodes: usize, asks: &mut [DepthAsk]) {
         self.trying -= 1;
@@ -226,13 +251,14 @@ impl Depth for AdaptiveDepth {
         }
         let pays = self.overall.judged > 0.0
             && depth > 0
-            && rate > without * if self.on { 1.0 } else { self.config.margin };
+            && rate > without * if self.on { 1.0 } else { self.config.margin }
+            && !self.disappoints();
         if pays != self.on {
             self.on = pays;
             self.since = 0;
-            if pays {
-                self.last_pause = FIRST_PAUSE / 2;
-            } else {
+            self.made = (0.0, 0.0, 0.0);
+            self.looked = 0;
+            if !pays {
                 self.pause = self.last_pause;
             }
         }
@@ -272,7 +298,15 @@ impl Depth for AdaptiveDepth {
 
     fn step(&mut self, report: &StepReport<'_>) {
         if !report.prefill {
-            self.steps.learn(report.tokens, report.time.as_secs_f64());
+            let seconds = report.time.as_secs_f64();
+            self.steps.learn(report.tokens, seconds);
+            let accepted: usize = report.verified.iter().map(|v| v.accepted).sum();
+            if self.on && !report.verified.is_empty() {
+                self.made.0 += (report.decodes + accepted) as f64;
+                self.made.1 += report.decodes as f64;
+                self.made.2 += seconds;
+                self.looked += 1;
+            }
         }
         for verified in report.verified {
             let slot = verified.sequence.slot();
@@ -296,6 +330,9 @@ impl Depth for AdaptiveDepth {
         let came = report.drafted as f64 / report.wanted.max(1) as f64;
         // Drafts cut at a limit count as asked for; none at all is what matters.
         self.coverage = (self.coverage * 0.95 + came * 0.05).clamp(0.02, 1.0);
+        if self.on {
+            self.made.2 += report.time.as_secs_f64();
+        }
         if report.drafted > 0 {
             let pass = report.time.as_secs_f64() / report.longest as f64;
             // A round in which a draft model also read a prompt is not what a pass costs.

@@ -79,8 +79,8 @@ impl Curve {
     }
 
     /// What work of `size` costs: between two sizes measured, on the line between them. Below the
-    /// smallest as much as that; above the greatest in proportion, or along the last two if they
-    /// are far enough apart to tell a slope. None before anything was measured.
+    /// smallest as much as that; above the greatest in proportion, or half-way from that to
+    /// the line through the last two, if they are far enough apart to tell a slope. None before anything was measured.
     pub(super) fn at(&self, size: usize) -> Option<f64> {
         let size_f = size as f64;
         let known = || self.points.iter().flatten();
@@ -99,7 +99,9 @@ impl Curve {
                     let slope = (last.cost - before.cost) / (last.size - before.size);
                     last.cost + slope.max(0.0) * (size_f - last.size)
                 });
-                Some(along.map_or(proportional, |along| along.min(proportional)))
+                // Half-way: a slope between neighbours says little of what is far.
+                let cautious = along.map(|along| (along.min(proportional) + proportional) / 2.0);
+                Some(cautious.unwrap_or(proportional))
             }
             (None, None) => None,
         }
@@ -124,7 +126,7 @@ mod tests {
         curve.learn(5, 1.4);
         assert_eq!(curve.at(3), Some(1.2));
         let beyond = curve.at(10).unwrap();
-        assert!((beyond - 1.9).abs() < 1e-9, "{beyond}");
+        assert!((beyond - 2.35).abs() < 1e-9, "{beyond}");
         assert!(curve.knows(5) && !curve.knows(4));
     }
 
