@@ -188,7 +188,8 @@ impl AdaptiveDepth {
         // The n-th draft brings shareⁿ tokens and costs what would have brought this many.
         let cost = rate * (verify + draft);
         let (mut own, mut gain) = (0, share);
-        while own < self.most() && gain > cost {
+        // No deeper than where costs were weighed, or nearly: beyond they are guesses.
+        while own < self.most().min(depth + 2) && gain > cost {
             own += 1;
             gain *= share;
         }
