@@ -233,7 +233,7 @@ impl KvManager for PagedKv {
         }
         sequence.planned = sequence.planned.max(tokens);
         publish(&mut self.pool, sequence, tokens);
-        keep_tail(&self.pool, sequence);
+        keep_tail(&mut self.pool, sequence);
         Ok(need.hit.tokens)
     }
 
@@ -258,7 +258,7 @@ impl KvManager for PagedKv {
                 .note_fill(sequence.table[at], sequence.fill(at, block_size));
         }
         settle(&mut self.pool, sequence);
-        keep_tail(&self.pool, sequence);
+        keep_tail(&mut self.pool, sequence);
         Ok(())
     }
 

@@ -12,9 +12,15 @@ use crate::pool::{Parent, Pool};
 use crate::sequence::Sequence;
 
 /// Whether the sequence's last block is its own, remembered so that the next rows need not look.
-pub(crate) fn keep_tail(pool: &Pool, sequence: &mut Sequence) {
-    let tail = sequence.table.as_slice().last();
-    sequence.own_tail = tail.is_some_and(|id| pool.is_private(*id));
+pub(crate) fn keep_tail(pool: &mut Pool, sequence: &mut Sequence) {
+    let tail = sequence.table.as_slice().last().copied();
+    let own = tail.filter(|id| pool.is_private(*id));
+    if let Some(id) = own {
+        // Another holder, gone since, may have had more tokens in it.
+        let last = sequence.table.len() - 1;
+        pool.note_fill(id, sequence.fill(last, pool.block_size()));
+    }
+    sequence.own_tail = own.is_some();
 }
 
 /// Brings what the pool knows of the sequence's last block up to date, before anyone looks at it.

@@ -53,6 +53,25 @@ fn a_fork_at_a_block_boundary_copies_nothing() {
 }
 
 #[test]
+fn what_a_fork_that_ended_had_written_is_not_counted_twice() {
+    let mut kv = kv(8, 4);
+    let scope = PrefixScope::default();
+    kv.open(id(0), &[1, 2, 3, 4, 5], scope).expect("fresh");
+    kv.allocate(id(0), 5).expect("room");
+    kv.fork(id(0), id(1)).expect("fresh");
+    // The child knows of more than the parent in the block they share, and ends.
+    kv.append(id(1), &[6, 7]).expect("open");
+    kv.close(id(1));
+    kv.seal(id(0), 5).expect("open");
+    for (token, unused) in [(8, 2), (9, 1), (10, 0)] {
+        let known = 8 - unused;
+        kv.append(id(0), &[token]).expect("open");
+        kv.allocate(id(0), known).expect("room");
+        assert_eq!(kv.stats().unused_slots, unused);
+    }
+}
+
+#[test]
 fn a_copy_without_room_is_refused_and_nothing_changes() {
     let mut kv = kv(2, 4);
     kv.start(0, &[1, 2, 3, 4, 5]);
