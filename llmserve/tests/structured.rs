@@ -135,6 +135,72 @@ fn json_is_of_its_schema() {
     drained(&engine);
 }
 
+/// Drafts know nothing of grammars: they are cut to what may follow, verified under the masks, and
+/// forced runs come between them.
+#[test]
+fn speculation_changes_no_answer_of_a_form() {
+    let mut random = Random(5);
+    let schemas: Vec<_> = (0..24).map(|_| random_schema(&mut random, 3)).collect();
+    let requests = || {
+        (0..72u64).map(|seed| {
+            let schema = &schemas[seed as usize % schemas.len()];
+            let request = Request::text("ROMEO:\n").seed(seed).max_tokens(64);
+            let request = request.temperature([0.0, 0.8, 1.5][seed as usize % 3]);
+            match seed % 5 {
+                0 => request.regex("(ab|a ){2,9}[a-z ]*\\."),
+                1 => request.n(2).json_schema(schema.to_string()),
+                _ => request.json_schema(schema.to_string()),
+            }
+        })
+    };
+    let answers = |engine: &Engine| -> Vec<Response> {
+        let streams: Vec<_> = requests().map(|r| engine.generate(r)).collect();
+        let done = streams.into_iter().map(|stream| stream.wait().unwrap());
+        let done = done.collect();
+        drained(engine);
+        done
+    };
+    let draft = bard().with_file_name("bard-draft");
+    let plain = answers(&llmserve::serve(bard()).build().unwrap());
+    for (seqs, tokens) in [(64, 2048), (5, 24)] {
+        let engine = llmserve::serve(bard())
+            .draft(&draft)
+            .ngram()
+            .spec_depth(4)
+            .max_num_seqs(seqs)
+            .scheduler(|scheduler| scheduler.max_batched_tokens(tokens))
+            .build()
+            .unwrap();
+        for (one, other) in answers(&engine).iter().zip(&plain) {
+            for (one, other) in one.choices.iter().zip(&other.choices) {
+                assert_eq!((&one.ids, &one.reason), (&other.ids, &other.reason));
+            }
+        }
+        let stats = engine.stats();
+        assert!(
+            stats.spec_accepted_tokens > 30 && stats.forced_tokens > 100,
+            "{stats:?}"
+        );
+    }
+    // By rejection the ids are others, and the form is kept.
+    let engine = llmserve::serve(bard())
+        .draft(&draft)
+        .spec_depth(3)
+        .verification(llmserve::Verification::Rejection)
+        .build()
+        .unwrap();
+    for (number, response) in answers(&engine).iter().enumerate() {
+        for choice in &response.choices {
+            if number % 5 == 0 || choice.reason == Some(FinishReason::Length) {
+                continue;
+            }
+            let value: Value = serde_json::from_str(&choice.text).unwrap();
+            assert!(accepts(&schemas[number % schemas.len()], &value), "{value}");
+        }
+    }
+    assert!(engine.stats().spec_accepted_tokens > 30);
+}
+
 #[test]
 fn the_checker_can_say_no() {
     let schema = json!({ "type": "object", "properties": { "a": { "type": "integer", "minimum": 1, "maximum": 3 } },
