@@ -82,9 +82,10 @@ fn fields(value: &Value) -> usize {
 
 fn is_tree(value: &Value) -> bool {
     fields(value) == 2
+        // JSON has -0, an integer that parsers take for a float.
         && value["leaf"]
-            .as_i64()
-            .is_some_and(|leaf| (-5..=5).contains(&leaf))
+            .as_f64()
+            .is_some_and(|leaf| leaf.fract() == 0.0 && (-5.0..=5.0).contains(&leaf))
         && value
             .get("left")
             .is_some_and(|left| left.is_null() || is_tree(left))
@@ -141,8 +142,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             ended += 1;
             let value: Option<Value> = serde_json::from_str(response.text()).ok();
-            invalid +=
-                usize::from(!value.is_some_and(|value| (FORMS[number % FORMS.len()].1)(&value)));
+            if !value.is_some_and(|value| (FORMS[number % FORMS.len()].1)(&value)) {
+                invalid += 1;
+                eprintln!("invalid: {:?}", response.text());
+            }
         }
         let seconds = began.elapsed().as_secs_f64();
         let stats = engine.stats();

@@ -78,9 +78,10 @@ fn accepts(schema: &Value, value: &Value) -> bool {
         Some("string") => value
             .as_str()
             .is_some_and(|text| text.chars().count() <= len("maxLength").unwrap_or(usize::MAX)),
-        Some("integer") => value.as_i64().is_some_and(|number| {
-            let bound = |name: &str| schema[name].as_i64().unwrap();
-            (bound("minimum")..=bound("maximum")).contains(&number)
+        // JSON has -0, an integer that parsers take for a float.
+        Some("integer") => value.as_f64().is_some_and(|number| {
+            let bound = |name: &str| schema[name].as_f64().unwrap();
+            number.fract() == 0.0 && (bound("minimum")..=bound("maximum")).contains(&number)
         }),
         Some("array") => value.as_array().is_some_and(|items| {
             (len("minItems").unwrap()..=len("maxItems").unwrap()).contains(&items.len())
