@@ -62,12 +62,13 @@ pub(crate) fn gemm(
     let tiles = tiling.tiles().div_ceil(blocks);
     let blocks = tiling.tiles().div_ceil(tiles);
 
-    // Whole quadruples or pairs where there are plenty; gates and what they gate are never parted.
+    // Whole quadruples or pairs where there are plenty; gates and what they gate are never parted,
+    // and one or two rows take several panels at once.
     let wanted = (team.threads() * TASKS_A_THREAD).div_ceil(blocks).max(1);
     let group = match weights.panels / wanted {
         plenty @ MOST_PANELS.. => plenty / MOST_PANELS * MOST_PANELS,
         2.. => 2,
-        _ if matches!(output.put, Put::Gated(_)) => 2,
+        _ if matches!(output.put, Put::Gated(_)) || tiling.rows() <= 2 => 2,
         _ => 1,
     };
     let groups = weights.panels.div_ceil(group);
