@@ -183,6 +183,19 @@ fn speculation_changes_no_answer_of_a_form() {
             "{stats:?}"
         );
     }
+    // A grammar that cannot take tokens back goes on without drafts.
+    let limited = || {
+        let lark = "start: \"[\" words \"]\"\nwords[max_tokens=6]: /[a-z ]*/";
+        Request::text("ROMEO:\n").lark(lark).max_tokens(24).seed(4)
+    };
+    let plain = llmserve::serve(bard()).build().unwrap();
+    let plain = plain.generate(limited()).wait().unwrap();
+    let engine = llmserve::serve(bard()).ngram().draft(&draft).spec_depth(4);
+    let engine = engine.build().unwrap();
+    assert_eq!(
+        engine.generate(limited()).wait().unwrap().ids(),
+        plain.ids()
+    );
     // By rejection the ids are others, and the form is kept.
     let engine = llmserve::serve(bard())
         .draft(&draft)

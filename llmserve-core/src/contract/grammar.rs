@@ -103,6 +103,11 @@ pub trait GrammarMatcher: Send {
     /// [`GrammarError`], for more than were accepted as well.
     fn rollback(&mut self, tokens: usize) -> Result<(), GrammarError>;
 
+    /// Whether [`rollback`](Self::rollback) works. Without it nothing is drafted for the answer.
+    fn can_roll_back(&self) -> bool {
+        true
+    }
+
     /// How many of `tokens` may follow, one after the other. Changes nothing. Cheaper than masks: a
     /// draft is cut to this many before it is verified. It may let pass what a mask would not, a
     /// forced text in other tokens than its tokenizer's.

@@ -182,8 +182,16 @@ impl<'a> DraftAsk<'a> {
 
     /// Adds a draft, certain as far as the proposer is concerned. One too many is dropped.
     pub fn push(&mut self, token: TokenId) {
+        self.push_with(token, Distribution::new());
+    }
+
+    /// Adds a draft, if one is wanted, and what it was drawn from: nothing where it is certain.
+    fn push_with(&mut self, token: TokenId, distribution: Distribution) {
         if self.wanted() > 0 {
             self.context.push(token);
+            if let Some(distributions) = &mut self.distributions {
+                distributions.push(distribution);
+            }
         }
     }
 
@@ -214,7 +222,8 @@ impl<'a> DraftAsk<'a> {
                 &joined
             }
         };
-        let picked = match &mut self.distributions {
+        let mut distribution = Distribution::new();
+        let picked = match &self.distributions {
             None => rules.sampler.pick_surveyed(
                 &context,
                 rules.processors,
@@ -223,22 +232,17 @@ impl<'a> DraftAsk<'a> {
                 forbidden,
                 scratch,
             )?,
-            Some(out) => {
-                let mut distribution = Distribution::new();
-                let picked = rules.sampler.distribution_surveyed(
-                    &context,
-                    rules.processors,
-                    logits,
-                    survey,
-                    forbidden,
-                    scratch,
-                    &mut distribution,
-                )?;
-                out.push(distribution);
-                picked
-            }
+            Some(_) => rules.sampler.distribution_surveyed(
+                &context,
+                rules.processors,
+                logits,
+                survey,
+                forbidden,
+                scratch,
+                &mut distribution,
+            )?,
         };
-        self.push(picked);
+        self.push_with(picked, distribution);
         Ok(picked)
     }
 }

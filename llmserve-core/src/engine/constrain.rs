@@ -102,6 +102,11 @@ impl Constrained {
         Ok(mask)
     }
 
+    /// Whether drafts can be walked and taken back.
+    pub(super) fn takes_drafts(&self) -> bool {
+        self.matcher.can_roll_back()
+    }
+
     /// How many of some drafts may follow. What fails here fails again, and is told, when masks are
     /// computed.
     pub(super) fn valid_prefix(&mut self, drafts: &[TokenId]) -> usize {
@@ -238,6 +243,9 @@ impl Core {
             }
         }
         self.buffers.forced = forced;
+        if added > 0 {
+            sequence.jumped = self.steps;
+        }
         Ok(added)
     }
 }

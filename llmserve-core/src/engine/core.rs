@@ -289,6 +289,7 @@ impl Core {
             first_token: None,
             last_token: Time::ZERO,
             step: 0,
+            jumped: 0,
             draft: Draft::default(),
         }
     }

@@ -141,6 +141,8 @@ pub(super) struct Sequence {
     pub(super) last_token: Time,
     /// The last step that had a row of it.
     pub(super) step: u64,
+    /// The last step after which a forced run was appended.
+    pub(super) jumped: u64,
     /// Guesses for what comes after `tokens`.
     pub(super) draft: Draft,
 }

@@ -126,7 +126,12 @@ impl Core {
             let spec = &sequence.spec;
             // The last token is picked, not drafted.
             let left = spec.max_total.saturating_sub(sequence.tokens.len() + 1);
-            let limit = left.min(spec.draft_depth).min(MAX_DRAFT_DEPTH);
+            let mut limit = left.min(spec.draft_depth).min(MAX_DRAFT_DEPTH);
+            // Behind a forced run there is more than one token to compute, and no room for drafts.
+            let grammar = sequence.constrained.as_ref();
+            if sequence.jumped == self.steps || grammar.is_some_and(|g| !g.takes_drafts()) {
+                limit = 0;
+            }
             if limit > 0 {
                 asks.push(DepthAsk {
                     sequence: row.id,
@@ -220,7 +225,13 @@ impl Core {
             draft.tokens.truncate(sound);
             if let Some(constrained) = constrained {
                 let valid = constrained.valid_prefix(&draft.tokens);
-                draft.tokens.truncate(valid);
+                // One that was drawn is judged though it may not follow: what is picked in its
+                // place must know that it came.
+                let drawn = draft
+                    .distributions
+                    .get(valid)
+                    .is_some_and(|q| !q.is_empty());
+                draft.tokens.truncate(valid + usize::from(drawn));
             }
             if draft.distributions.len() < draft.tokens.len() {
                 draft.distributions.clear();

@@ -57,12 +57,13 @@ impl Core {
                 // A model's own drop, too, ends the step and not the engine.
                 guarded("model", move || drop(logits)).and(done)
             });
-            if let Err(error) = done {
-                self.fail_step(&plan.rows, &error);
-            }
-            if let Some(began) = began {
-                let time = self.clock.now().saturating_sub(began);
-                self.learn(&plan.rows, time);
+            match (done, began) {
+                (Err(error), _) => self.fail_step(&plan.rows, &error),
+                (Ok(()), Some(began)) => {
+                    let time = self.clock.now().saturating_sub(began);
+                    self.learn(&plan.rows, time);
+                }
+                (Ok(()), None) => {}
             }
             self.stats.steps += 1;
             tracing::trace!(rows = plan.rows.len(), tokens = plan.tokens(), "step");
@@ -173,6 +174,9 @@ impl Core {
         outcome.rows.clear();
         outcome.tokens.clear();
         outcome.forks.clear();
+        if let Some(speculator) = &mut self.speculator {
+            speculator.verified.clear();
+        }
         for row in rows {
             if let Some(sequence) = self.sequences.get(row.id) {
                 let key = sequence.request;

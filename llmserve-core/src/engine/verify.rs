@@ -124,7 +124,7 @@ impl Core {
             &mut speculator.target,
         )?;
         let position = sequence.tokens.len();
-        let q = draft.distributions.get(at);
+        let q = draft.distributions.get(at).filter(|q| !q.is_empty());
         Ok(sequence
             .sampler
             .verify(position, guess, &speculator.target, q))

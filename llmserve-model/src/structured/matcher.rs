@@ -13,6 +13,9 @@ use llmserve_core::{GrammarError, GrammarMatcher, TokenId, TokenMask};
 pub(super) struct Following {
     matcher: Matcher,
     eos: Arc<[TokenId]>,
+    /// Whether the library can take tokens back: not where a grammar limits the length of a
+    /// terminal in tokens, or ends one by a `stop`.
+    reversible: bool,
     /// Tokens accepted.
     accepted: usize,
     /// Runs that began before or where the grammar stands, in order.
@@ -32,10 +35,11 @@ fn broken(error: impl std::fmt::Display) -> GrammarError {
 }
 
 impl Following {
-    pub(super) fn new(matcher: Matcher, eos: Arc<[TokenId]>) -> Self {
+    pub(super) fn new(matcher: Matcher, eos: Arc<[TokenId]>, reversible: bool) -> Self {
         Self {
             matcher,
             eos,
+            reversible,
             accepted: 0,
             runs: Vec::new(),
             free: None,
@@ -120,6 +124,10 @@ impl GrammarMatcher for Following {
         }
         self.free = self.free.filter(|free| *free <= self.accepted);
         Ok(())
+    }
+
+    fn can_roll_back(&self) -> bool {
+        self.reversible
     }
 
     fn valid_prefix(&mut self, tokens: &[TokenId]) -> Result<usize, GrammarError> {

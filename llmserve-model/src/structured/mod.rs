@@ -120,9 +120,15 @@ impl LlguidanceCompiler {
                 "nothing but the empty text has this form".to_owned(),
             ));
         }
+        // Its own word for it comes only when it is asked to.
+        let mut probe = matcher.deep_clone();
+        let first = mask.iter().find(|token| !ends(*token));
+        let reversible = first
+            .is_some_and(|token| probe.consume_token(token).is_ok() && probe.rollback(1).is_ok());
         Ok(Compiled {
             pristine: Mutex::new(matcher),
             eos: self.eos.clone(),
+            reversible,
         })
     }
 }
@@ -159,12 +165,17 @@ impl std::fmt::Debug for LlguidanceCompiler {
 struct Compiled {
     pristine: Mutex<Matcher>,
     eos: Arc<[TokenId]>,
+    reversible: bool,
 }
 
 impl Grammar for Compiled {
     fn matcher(&self) -> Result<Box<dyn GrammarMatcher>, GrammarError> {
         let matcher = self.pristine.lock().deep_clone();
-        Ok(Box::new(Following::new(matcher, self.eos.clone())))
+        Ok(Box::new(Following::new(
+            matcher,
+            self.eos.clone(),
+            self.reversible,
+        )))
     }
 }
 
