@@ -8,7 +8,8 @@ use super::{Candidate, Policy, Rank, Served};
 /// running ones of a higher rank, the one with the least to lose first.
 ///
 /// Only as many are preempted as it takes, and none if all of them together would not do. A
-/// sequence that has been preempted [three times](crate::MAX_PREEMPTIONS) is not displaced.
+/// sequence that has been preempted [three times](crate::MAX_PREEMPTIONS) is not displaced. Around
+/// a policy whose ranks are [reviewed](Policy::window) it displaces nobody.
 ///
 /// ```
 /// use llmserve_sched::{ContinuousScheduler, Displacing, Priority};
@@ -36,7 +37,9 @@ impl<P: Policy> Policy for Displacing<P> {
     }
 
     fn displacing(&self) -> bool {
-        true
+        // A rank that is reviewed while one waits says nothing beside one of a submission: two
+        // sequences would displace each other in turns.
+        self.0.window() == 0
     }
 
     fn displaces(&self, waiting: Rank, running: &Candidate) -> bool {

@@ -108,17 +108,6 @@ impl ContinuousScheduler {
         if sequence.deadline.is_some_and(|deadline| deadline <= now) {
             return Turn::Passed;
         }
-        let seats = self.seats + sequence.seats;
-        if seats > self.config.max_num_seqs {
-            let seats = seats - self.config.max_num_seqs;
-            let blocks = match self.policy.displacing() {
-                // So that nobody loses a seat to one that then finds no blocks.
-                true => kv.demand(sequence.id, sequence.known).unwrap_or(0) + left.owed,
-                false => 0,
-            };
-            let blocks = blocks.saturating_sub(kv.available());
-            return Turn::Short { seats, blocks };
-        }
         let available = kv.available();
         let kept = match running {
             true => {
@@ -129,6 +118,17 @@ impl ContinuousScheduler {
             // Alone it has the cache to itself.
             false => left.owed,
         };
+        let seats = self.seats + sequence.seats;
+        if seats > self.config.max_num_seqs {
+            let seats = seats - self.config.max_num_seqs;
+            let blocks = match self.policy.displacing() {
+                // So that nobody loses a seat to one that then finds no blocks.
+                true => kv.demand(sequence.id, sequence.known).unwrap_or(0) + kept,
+                false => 0,
+            };
+            let blocks = blocks.saturating_sub(available);
+            return Turn::Short { seats, blocks };
+        }
         if let Some(stuck) = self.blocked
             && running
             && stuck.place == place
@@ -201,7 +201,7 @@ impl ContinuousScheduler {
     }
 
     /// Blocks that a newcomer leaves free at least.
-    fn watermark(&self, place: Place, kv: &dyn KvManager) -> usize {
+    pub(super) fn watermark(&self, place: Place, kv: &dyn KvManager) -> usize {
         let total = kv.layout().blocks.iter().min().copied().unwrap_or(0);
         match place.newcomer {
             true => (self.config.watermark * total as f64) as usize,

@@ -29,7 +29,7 @@ impl ContinuousScheduler {
         left: &mut Left,
     ) -> bool {
         let mut candidates = std::mem::take(&mut self.candidates);
-        let (mut free_seats, mut free_blocks) = (0, 0);
+        let (mut free_seats, mut free_blocks, mut reserved) = (0, 0, 0);
         let block_size = kv.layout().block_size.max(1);
         for slot in self.ring.iter() {
             let Some(sequence) = self.table.at(slot) else {
@@ -43,9 +43,23 @@ impl ContinuousScheduler {
             if self.policy.displaces(place.rank, &candidate) {
                 free_seats += sequence.seats;
                 free_blocks += candidate.gain;
+                reserved += sequence.reserved;
                 candidates.push(candidate);
             }
         }
+        // What is kept for them need not be kept any longer; with nobody left nothing need.
+        let least = self.watermark(place, kv);
+        let head = self.table.at(place.slot);
+        let head = head.map_or(0, |head| self.reserve.counted(head.to_come()));
+        let kept = self.reserve.blocks(head, block_size).max(least);
+        let left_to_keep = match candidates.len() == self.ring.len() {
+            true => 0,
+            false => self
+                .reserve
+                .blocks_without(reserved, head, block_size)
+                .max(least),
+        };
+        free_blocks += kept.saturating_sub(left_to_keep);
         let enough = free_seats >= seats && free_blocks >= blocks;
         let victim = match enough {
             true => self.policy.victim(&candidates),

@@ -32,7 +32,7 @@ impl Reserve {
 
     /// A sequence runs that may generate so many tokens more.
     pub(super) fn enter(&mut self, counted: usize) {
-        self.tokens += counted;
+        self.tokens = self.tokens.saturating_add(counted);
     }
 
     /// A running one has fewer to go, or has left.
@@ -42,7 +42,13 @@ impl Reserve {
 
     /// Blocks to keep free of a newcomer that counts for `more` tokens itself.
     pub(super) fn blocks(&self, more: usize, block_size: usize) -> usize {
-        let tokens = (self.tokens + more) as f64 * self.share;
+        self.blocks_without(0, more, block_size)
+    }
+
+    /// The same once running ones that count for `less` have left.
+    pub(super) fn blocks_without(&self, less: usize, more: usize, block_size: usize) -> usize {
+        let tokens = self.tokens.saturating_sub(less).saturating_add(more);
+        let tokens = tokens as f64 * self.share;
         (tokens as usize).div_ceil(block_size.max(1))
     }
 

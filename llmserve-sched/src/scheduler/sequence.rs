@@ -119,7 +119,7 @@ impl Sequence {
             sealed: 0,
             prompt: self.prompt,
             generated: 1,
-            max_new_tokens: max_new_tokens + 1,
+            max_new_tokens: max_new_tokens.saturating_add(1),
             offered: 0,
             seats: 1,
             flight: Flight::default(),

@@ -291,6 +291,44 @@ fn a_waiting_one_displaces_as_many_as_its_blocks_take() {
 }
 
 #[test]
+fn nobody_is_displaced_for_one_that_room_is_then_reserved_against() {
+    let builder = ContinuousScheduler::builder()
+        .max_num_seqs(2)
+        .policy(Displacing(Priority));
+    let mut rig = Rig::as_built(builder, 250, false);
+    let long = |slot, priority| {
+        with(prioritised(slot, 160, priority), |r| {
+            r.max_new_tokens = 4096;
+        })
+    };
+    let short = with(prioritised(1, 160, 9), |r| r.max_new_tokens = 16);
+    rig.try_submit(long(0, 1)).expect("fits");
+    rig.try_submit(short).expect("fits");
+    rig.step();
+    rig.step();
+    assert_eq!(rig.scheduler.counts().running, 2);
+    rig.try_submit(long(2, 5)).expect("fits");
+    assert_eq!(rig.step().len(), 2);
+    assert!(rig.preempted().is_empty());
+}
+
+#[test]
+fn what_is_reserved_for_the_displaced_counts_as_room() {
+    let builder = ContinuousScheduler::builder().policy(Displacing(Priority));
+    let mut rig = Rig::as_built(builder, 150, false);
+    let long = |slot, priority| {
+        with(prioritised(slot, 160, priority), |r| {
+            r.max_new_tokens = 4096;
+        })
+    };
+    rig.try_submit(long(0, 9)).expect("fits");
+    rig.step();
+    rig.try_submit(long(1, 0)).expect("fits");
+    assert_eq!(rig.step(), [(1, 160)]);
+    assert_eq!((rig.preempted(), rig.admitted()), (vec![0], vec![1]));
+}
+
+#[test]
 fn one_that_was_displaced_three_times_is_left_alone() {
     let builder = ContinuousScheduler::builder()
         .max_num_seqs(1)
