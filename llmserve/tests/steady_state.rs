@@ -178,8 +178,9 @@ fn a_step_of_decoding_allocates_nothing_but_what_is_told() {
         ("logprobs", logprobs, REQUESTS),
     ] {
         assert!(counts.len() > TOKENS / 2, "{name}: {counts:?}");
-        // Lists that grow with a sequence double now and then.
-        let more = counts.iter().filter(|count| **count > told).count();
-        assert!(more <= 6, "{name}: {counts:?}");
+        // Lists that grow with a sequence double now and then, not of all in the same step if
+        // some began earlier.
+        let more: usize = counts.iter().map(|count| count.saturating_sub(told)).sum();
+        assert!(more <= 8 * REQUESTS, "{name}: {counts:?}");
     }
 }
