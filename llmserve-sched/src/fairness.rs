@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 /// ```
 ///
 /// So a tenant with one request waits for at most one turn of each other tenant, however much they
-/// have queued: a turn's quantum and the prompt of one request. Whatever is served while nobody
+/// have queued: a turn's quantum and the prompt of one request. (Seats and blocks come on top: who
+/// runs keeps them, and the limits of the queue are everybody's together.) Whatever is served while nobody
 /// else waits is free: a tenant that used an idle engine does not pay for it later, and a tenant
 /// that leaves has no credit to come back with. Preempted sequences pay nothing for being computed
 /// again.

@@ -23,7 +23,7 @@
 //!
 //! | who waits for whom | is told by |
 //! | --- | --- |
-//! | requests of one tenant | a [`Policy`]: [`Fcfs`], [`Priority`], [`EarliestDeadline`], [`LongestPrefix`], [`ShortestPredicted`], [`Displacing`] around any of them, or your own in five lines |
+//! | requests of one tenant | a [`Policy`]: [`Fcfs`], [`Priority`], [`EarliestDeadline`], [`LongestPrefix`], [`ShortestPredicted`], [`Displacing`] around any but `LongestPrefix`, or your own in five lines |
 //! | tenants | [`Fairness`]: turns, by tokens of service |
 //! | newcomers, for the room that the running still need | [`Reservation`], and [`SchedulerConfig::watermark`] |
 //!

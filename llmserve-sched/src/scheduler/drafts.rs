@@ -1,7 +1,8 @@
 //! The last part of a plan: drafts for the rows that decode.
 //!
 //! A draft is a guess, so it takes what nobody else wants: budget after every row was planned,
-//! blocks that are free and that no running prefill has yet to take. None is worth a preemption.
+//! blocks that nobody holds and that no running prefill has yet to take; an idle one may lose what is
+//! cached in it. None is worth a preemption.
 
 use llmserve_core::{KvManager, SequenceId, StepPlan};
 
