@@ -57,9 +57,10 @@ pub(crate) fn event_size(event: &Event) -> usize {
                 + logprobs.iter().map(top_size).sum::<usize>()
         }
         Event::Token(token) => token.text.capacity() + token.logprobs.as_ref().map_or(0, top_size),
+        Event::Text(text) => text.text.capacity(),
         Event::Finished(finished) => {
             let reason = match &finished.reason {
-                FinishReason::StopString(stop) => stop.capacity(),
+                FinishReason::StopString(text) | FinishReason::Other(text) => text.capacity(),
                 _ => 0,
             };
             finished.text.capacity() + reason

@@ -2,21 +2,23 @@
 
 use std::hash::{Hash, Hasher};
 
-use llmserve_core::{Constraint, Prompt, Request};
+use llmserve_core::{Constraint, Prompt, Request, Routing};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::canonical::Canonical;
 
 /// Changes whenever the encoding below does, so that old keys are never mistaken for new ones.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// Everything about a request that can change its answer.
 ///
 /// The canonical bytes hold, in this order: the layer's namespace, tenant, model, prompt (its
 /// kind and content), every sampling parameter, `max_tokens`, `min_tokens`, `ignore_eos`,
-/// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`. Left out are
-/// `id`, `priority` and `deadline`: they change when an answer comes, not what it is, and an
-/// answer that a deadline cut off is not stored.
+/// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`, and of `routing`
+/// what may change who answers: `regions`, `needs`, `max_cost`, `min_quality`, `latency_budget`,
+/// `tier`. Left out are `id`, `priority` and `deadline`: they change when an answer comes, not what
+/// it is, and an answer that a deadline cut off is not stored; and of `routing` the `session` and
+/// the `origin`.
 ///
 /// Two keys are equal when all their bytes are. The hash, XXH3-128 of the bytes, is stable across
 /// processes and machines, and is not secret: whoever looks up by it alone must compare
@@ -44,13 +46,17 @@ pub struct Key {
 
 impl Key {
     /// The key of `request`, or none if its answer may differ each time: it samples without a
-    /// seed, it carries logits processors, or its prompt is of a kind this crate does not know.
+    /// seed, it carries logits processors, it resumes an answer, or its prompt is of a kind this crate does not know.
     ///
     /// `namespace` keeps apart what shares a store and answers differently: see
     /// [`CacheLayerBuilder::namespace`](crate::CacheLayerBuilder::namespace).
     pub fn new(namespace: &str, request: &Request) -> Option<Self> {
         let sampling = &request.sampling;
         if !(sampling.is_greedy() || sampling.seed.is_some()) || !request.processors.is_empty() {
+            return None;
+        }
+        // The rest of an answer is no answer.
+        if !request.resume.is_empty() {
             return None;
         }
         let mut out = Canonical::default();
@@ -92,6 +98,7 @@ impl Key {
         out.option(request.logprobs, Canonical::size);
         out.option(request.prompt_logprobs, Canonical::size);
         out.flag(request.skip_special_tokens);
+        write_routing(&mut out, &request.routing);
 
         let bytes = out.into_bytes();
         Some(Self {
@@ -138,6 +145,20 @@ fn write_prompt(out: &mut Canonical, prompt: &Prompt) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+fn write_routing(out: &mut Canonical, routing: &Routing) {
+    for list in [&routing.regions, &routing.needs] {
+        out.size(list.len());
+        for text in list {
+            out.text(text);
+        }
+    }
+    out.option(routing.max_cost.map(f64::to_bits), Canonical::u64);
+    out.option(routing.min_quality, Canonical::f32);
+    let budget = routing.latency_budget.map(|time| time.as_nanos() as u64);
+    out.option(budget, Canonical::u64);
+    out.option(routing.tier.as_deref(), Canonical::text);
 }
 
 fn write_constraint(out: &mut Canonical, constraint: &Constraint) -> Option<()> {

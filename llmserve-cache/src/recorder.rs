@@ -35,6 +35,7 @@ impl Recorder {
         let in_order = match event {
             Event::Started(_) => first,
             Event::Token(token) => !first && self.runs(token.index),
+            Event::Text(text) => !first && self.runs(text.index),
             Event::Finished(finished) => {
                 let runs = !first && self.runs(finished.index);
                 self.finished.insert(finished.index);
@@ -72,6 +73,7 @@ fn is_the_answers_own_end(reason: &FinishReason) -> bool {
             | FinishReason::StopToken(_)
             | FinishReason::StopString(_)
             | FinishReason::Complete
+            | FinishReason::Stop
             | FinishReason::Length
     )
 }

@@ -97,6 +97,44 @@ pub enum Error {
         /// Blocks held.
         held: usize,
     },
+    /// A remote endpoint failed.
+    #[error("endpoint {endpoint}{}: {message}", .status.map_or(String::new(), |code| format!(" answered {code}")))]
+    Upstream {
+        /// The endpoint's name.
+        endpoint: String,
+        /// The HTTP status it answered with; none where no answer came.
+        status: Option<u16>,
+        /// What went wrong. No key and no prompt.
+        message: String,
+        /// When to try again, where the endpoint said so.
+        retry_after: Option<Duration>,
+    },
+    /// Whoever should have answered did not in time.
+    #[error("timed out: no {what} within {limit:?}")]
+    TimedOut {
+        /// What did not happen: `"connection"`, `"first token"`, `"next token"` or `"end"`.
+        what: &'static str,
+        /// The time there was for it.
+        limit: Duration,
+    },
+    /// A limit on what somebody may ask for was reached.
+    #[error("rate limited: {limit} {unit} are allowed: try again later")]
+    RateLimited {
+        /// The limit.
+        limit: u64,
+        /// What is counted, such as `"requests a minute"`.
+        unit: &'static str,
+        /// When to try again; none where a request of this size never passes.
+        retry_after: Option<Duration>,
+    },
+    /// Somebody knows the model, but nobody may or can answer now.
+    #[error("no replica can answer: {reason}")]
+    NoReplica {
+        /// What ruled them out.
+        reason: String,
+        /// When that may have changed, where it can be told.
+        retry_after: Option<Duration>,
+    },
     /// The request was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -121,8 +159,23 @@ impl Error {
             Error::UnknownModel { .. } => "unknown_model",
             Error::Kv(_) => "kv",
             Error::CacheHeld { .. } => "cache_held",
+            Error::Upstream { .. } => "upstream",
+            Error::TimedOut { .. } => "timed_out",
+            Error::RateLimited { .. } => "rate_limited",
+            Error::NoReplica { .. } => "no_replica",
             Error::Cancelled => "cancelled",
             Error::ShutDown => "shut_down",
+        }
+    }
+
+    /// When to try again, where the error says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Overloaded { retry_after, .. }
+            | Error::Upstream { retry_after, .. }
+            | Error::RateLimited { retry_after, .. }
+            | Error::NoReplica { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 

@@ -14,6 +14,8 @@ pub enum Event {
     Started(Started),
     /// A token of one choice.
     Token(TokenEvent),
+    /// Text of one choice whose tokens are not known: what a remote endpoint sends that names none.
+    Text(TextEvent),
     /// One choice is complete. The last event of that choice.
     Finished(Finished),
 }
@@ -24,6 +26,7 @@ impl Event {
         match self {
             Event::Started(_) => "",
             Event::Token(token) => &token.text,
+            Event::Text(text) => &text.text,
             Event::Finished(finished) => &finished.text,
         }
     }
@@ -50,6 +53,15 @@ pub struct TokenEvent {
     pub text: String,
     /// Its logprobs, if asked for.
     pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Generated text without its tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextEvent {
+    /// Which choice, `0..n`.
+    pub index: usize,
+    /// The text.
+    pub text: String,
 }
 
 /// Natural-log probabilities of a token and its best alternatives, from the model's own logits
@@ -96,18 +108,25 @@ pub enum FinishReason {
     Length,
     /// The deadline passed.
     Deadline,
+    /// It ended by itself; who says so does not say how.
+    Stop,
+    /// A remote endpoint's own reason, such as `tool_calls` or `content_filter`.
+    Other(String),
 }
 
 impl FinishReason {
-    /// The name OpenAI-compatible clients know: `stop`, `length`; or `deadline`.
-    pub fn as_str(&self) -> &'static str {
+    /// The name OpenAI-compatible clients know: `stop`, `length`; or `deadline`, or a remote
+    /// endpoint's own.
+    pub fn as_str(&self) -> &str {
         match self {
             FinishReason::Eos(_)
             | FinishReason::StopToken(_)
             | FinishReason::StopString(_)
-            | FinishReason::Complete => "stop",
+            | FinishReason::Complete
+            | FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Deadline => "deadline",
+            FinishReason::Other(reason) => reason,
         }
     }
 }
@@ -171,6 +190,7 @@ impl Response {
                 choice.text.push_str(&token.text);
                 choice.logprobs.extend(token.logprobs);
             }
+            Event::Text(text) => self.choice(text.index).text.push_str(&text.text),
             Event::Finished(finished) => {
                 let choice = self.choice(finished.index);
                 choice.text.push_str(&finished.text);

@@ -33,6 +33,7 @@ pub mod identity;
 pub mod ids;
 pub mod metrics;
 pub mod request;
+pub mod routing;
 pub mod sampling;
 pub mod text;
 
@@ -61,11 +62,12 @@ pub use contract::tokenizer::{Message, RenderOptions, Tokenizer, TokenizerError}
 pub use engine::{BuildError, Engine, EngineBuilder, EngineStats};
 pub use error::Error;
 pub use event::{
-    Choice, Event, FinishReason, Finished, Response, Started, Timings, TokenEvent, TokenLogprobs,
-    Usage,
+    Choice, Event, FinishReason, Finished, Response, Started, TextEvent, Timings, TokenEvent,
+    TokenLogprobs, Usage,
 };
 pub use identity::{BlockIdentity, Extras, IdentityRoot};
 pub use ids::{BlockId, GroupId, SequenceId, TokenId};
 pub use metrics::{Counter, Gauge, Histogram, MemoryRecorder, NoopRecorder, Recorder};
 pub use request::{Prompt, Request};
+pub use routing::Routing;
 pub use sampling::{LogitsContext, LogitsProcessor, Sampling, Survey, TokenMask};

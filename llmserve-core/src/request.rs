@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::contract::grammar::Constraint;
 use crate::contract::tokenizer::Message;
 use crate::ids::TokenId;
+use crate::routing::Routing;
 use crate::sampling::{LogitsProcessor, Sampling};
 
 /// What the model shall continue.
@@ -72,6 +73,13 @@ pub struct Request {
     pub speculative: bool,
     /// Most drafts a step, below the engine's own limit; none leaves it to the engine.
     pub draft_depth: Option<usize>,
+    /// Tokens of the answer that exist already, from an earlier run of this request that was cut
+    /// off. The answer goes on after them as if they had just been generated: events begin with
+    /// the token after them, and they count as generated for penalties, limits, stop strings, the
+    /// grammar and usage. Needs `n` = 1.
+    pub resume: Vec<TokenId>,
+    /// Who may answer; routers read it, an engine ignores it.
+    pub routing: Routing,
 }
 
 impl Request {
@@ -98,6 +106,8 @@ impl Request {
             processors: Vec::new(),
             speculative: true,
             draft_depth: None,
+            resume: Vec::new(),
+            routing: Routing::default(),
         }
     }
 
@@ -276,6 +286,18 @@ impl Request {
     /// See [`Request::draft_depth`].
     pub fn draft_depth(mut self, drafts: usize) -> Self {
         self.draft_depth = Some(drafts);
+        self
+    }
+
+    /// See [`Request::resume`].
+    pub fn resume(mut self, tokens: impl Into<Vec<TokenId>>) -> Self {
+        self.resume = tokens.into();
+        self
+    }
+
+    /// See [`Request::routing`].
+    pub fn routing(mut self, routing: Routing) -> Self {
+        self.routing = routing;
         self
     }
 

@@ -7,16 +7,34 @@ use llmserve_core::Error;
 /// What is wrong with the request is wrong everywhere, so trying it elsewhere would only multiply
 /// it. An error this crate does not know counts as the request's, for the same reason.
 pub(crate) fn is_about_replica(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Overloaded { .. } | Error::ShutDown | Error::Model(_) | Error::Panicked { .. }
-    )
+    match error {
+        Error::Overloaded { .. }
+        | Error::ShutDown
+        | Error::Model(_)
+        | Error::Panicked { .. }
+        | Error::TimedOut { .. }
+        | Error::NoReplica { .. } => true,
+        // No answer, its own failure, its own limits, or a key of ours that it does not know.
+        Error::Upstream { status, .. } => {
+            status.is_none_or(|code| code >= 500 || matches!(code, 401 | 403 | 408 | 425 | 429))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use llmserve_core::{ModelError, TokenizerError};
+
+    fn upstream(status: Option<u16>) -> Error {
+        Error::Upstream {
+            endpoint: "rack-1".into(),
+            status,
+            message: "as it said".into(),
+            retry_after: None,
+        }
+    }
 
     #[test]
     fn only_what_another_replica_may_do_better() {
@@ -33,6 +51,17 @@ mod tests {
                 part: "model",
                 message: "index".into(),
             },
+            Error::TimedOut {
+                what: "first token",
+                limit: std::time::Duration::from_secs(1),
+            },
+            Error::NoReplica {
+                reason: "all are draining".into(),
+                retry_after: None,
+            },
+            upstream(None),
+            upstream(Some(429)),
+            upstream(Some(503)),
         ] {
             assert!(is_about_replica(&error), "{error}");
         }
@@ -58,6 +87,13 @@ mod tests {
                 known: "b".into(),
             },
             Error::Cancelled,
+            upstream(Some(400)),
+            upstream(Some(422)),
+            Error::RateLimited {
+                limit: 60,
+                unit: "requests a minute",
+                retry_after: None,
+            },
         ] {
             assert!(!is_about_replica(&error), "{error}");
         }

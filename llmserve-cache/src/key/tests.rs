@@ -55,6 +55,16 @@ const CHANGES: &[Change] = &[
     ("bias of another", |r| {
         r.sampling.logit_bias.insert(6, 0.5);
     }),
+    ("region", |r| r.routing = Routing::default().region("eu")),
+    ("need", |r| r.routing = Routing::default().need("eu")),
+    ("cost", |r| r.routing = Routing::default().max_cost(0.5)),
+    ("quality", |r| {
+        r.routing = Routing::default().min_quality(0.5)
+    }),
+    ("budget", |r| {
+        r.routing = Routing::default().latency_budget(Duration::from_secs(1));
+    }),
+    ("tier", |r| r.routing = Routing::default().tier("fast")),
     ("schema", |r| {
         r.constraint = Some(Constraint::JsonSchema("{}".into()));
     }),
@@ -111,6 +121,7 @@ fn every_field_that_changes_the_answer_changes_the_key() {
 fn fields_that_only_change_when_do_not() {
     let mut request = base().id("7").priority(-3);
     request.deadline = Some(Duration::from_secs(1));
+    request.routing = Routing::default().session("s").origin("eu");
     assert_eq!(key(&request), key(&base()));
 }
 
@@ -222,7 +233,7 @@ fn hashes_are_stable_across_processes_and_machines() {
         .stop("\n");
     let key = Key::new("n", &request).unwrap();
     assert_eq!(key.hash128(), xxh3_128(key.bytes()));
-    assert_eq!(format!("{key:?}"), "da87bae8c9cd60ed7860ec9017d31e4d");
+    assert_eq!(format!("{key:?}"), "a7023ec062cd3ab8e1bac07934e2ea2e");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::grammars::guarded;
-use super::request::Sequence;
+use super::request::{Sequence, Spec};
 use crate::contract::clock::Time;
 use crate::contract::grammar::{GrammarError, GrammarMatcher};
 use crate::contract::scheduler::PlannedRow;
@@ -158,7 +158,43 @@ pub(super) fn follow(
     }
 }
 
+/// Whether a request's forced runs are appended without asking the model.
+///
+/// Whoever wants logprobs, or changes logits so that even a single token might be ruled out, has
+/// every token picked.
+fn jumps(spec: &Spec) -> bool {
+    let bias = &spec.sampling.logit_bias;
+    let ruled_out = bias.values().any(|bias| *bias == f32::NEG_INFINITY);
+    spec.logprobs.is_none() && spec.processors.is_empty() && !ruled_out
+}
+
 impl Core {
+    /// The next token of an answer that was cut off inside a forced run: the run goes on, where a
+    /// pick might spell the same text with other tokens.
+    ///
+    /// # Errors
+    /// What ends the request.
+    pub(super) fn forced_on_resume(
+        &mut self,
+        sequence: &mut Sequence,
+    ) -> Result<Option<TokenId>, Error> {
+        let spec = sequence.spec.clone();
+        let resumed = spec.resume.len();
+        if resumed == 0 || sequence.generated() > resumed || !jumps(&spec) {
+            return Ok(None);
+        }
+        let Some(constrained) = &mut sequence.constrained else {
+            return Ok(None);
+        };
+        let mut forced = std::mem::take(&mut self.buffers.forced);
+        forced.clear();
+        constrained.forced(&mut forced)?;
+        let early = sequence.generated() < spec.min_tokens;
+        let next = forced.first().copied();
+        self.buffers.forced = forced;
+        Ok(next.filter(|token| !(early && spec.stop_tokens.contains(token))))
+    }
+
     /// Lends the grammars of a step's rows to the threads that compute masks.
     pub(super) fn send_masks(&mut self, rows: &[PlannedRow]) {
         let Some(masks) = &mut self.masks else {
@@ -203,9 +239,6 @@ impl Core {
     /// Appends what must follow without asking the model. Its keys and values come with the
     /// sequence's next row. Returns how many tokens were added to the outcome.
     ///
-    /// Whoever wants logprobs, or changes logits so that even a single token might be ruled out,
-    /// has every token picked.
-    ///
     /// # Errors
     /// What ends the request.
     pub(super) fn jump(
@@ -214,17 +247,10 @@ impl Core {
         sequence: &mut Sequence,
         now: Time,
     ) -> Result<usize, Error> {
-        let Some(constrained) = &mut sequence.constrained else {
+        let spec = sequence.spec.clone();
+        let Some(constrained) = sequence.constrained.as_mut().filter(|_| jumps(&spec)) else {
             return Ok(0);
         };
-        let spec = sequence.spec.clone();
-        let bias = &spec.sampling.logit_bias;
-        if spec.logprobs.is_some()
-            || !spec.processors.is_empty()
-            || bias.values().any(|bias| *bias == f32::NEG_INFINITY)
-        {
-            return Ok(0);
-        }
         let mut forced = std::mem::take(&mut self.buffers.forced);
         forced.clear();
         constrained.forced(&mut forced)?;

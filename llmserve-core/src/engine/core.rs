@@ -12,6 +12,7 @@ use super::constrain::Constrained;
 use super::deadlines::Deadlines;
 use super::instruments::Instruments;
 use super::masks::MaskThreads;
+use super::output::resume;
 use super::request::{Draft, Live, Prepared, Sequence, Text};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
@@ -210,25 +211,36 @@ impl Core {
             return sink.close();
         }
         let spec = Arc::new(spec);
-        let first = self.sequence(&spec, 0);
+        let mut first = self.sequence(&spec, 0);
+        if let Err(error) = resume(&mut first, &self.shared.info.eos) {
+            self.instruments.failed(&error);
+            self.stats.failed_requests += 1;
+            self.publish();
+            return sink.fail(error);
+        }
+        let tokens = first.tokens.len();
         let id = self.sequences.insert(Box::new(first));
         let scope = PrefixScope {
             extras: spec.extras(),
             reuse: spec.prompt_logprobs.is_none(),
         };
         self.phase = "KV manager";
-        let submitted = self.kv.open(id, &spec.prompt, scope).map_err(Error::Kv);
+        let known = self
+            .sequences
+            .get(id)
+            .map_or(&[][..], |first| &first.tokens);
+        let submitted = self.kv.open(id, known, scope).map_err(Error::Kv);
         let submitted = submitted.and_then(|()| {
             self.phase = "scheduler";
             let request = SchedRequest {
-                max_new_tokens: spec.max_total - spec.prompt.len(),
+                max_new_tokens: spec.max_total - tokens,
                 choices: spec.n,
                 priority: spec.priority,
                 tenant: spec.tenant.clone(),
                 arrival: spec.arrival,
                 deadline: spec.deadline,
                 max_chunk: spec.prompt_logprobs.map(|_| PROMPT_LOGPROBS_CHUNK),
-                ..SchedRequest::new(id, spec.prompt.len(), 0)
+                ..SchedRequest::new(id, tokens, 0)
             };
             self.scheduler.submit(request, &*self.kv).map_err(refused)
         });

@@ -135,6 +135,9 @@ impl Limits {
                 "this model has no tokenizer, so there is no text to stop at; use stop_tokens",
             ));
         }
+        if !request.resume.is_empty() {
+            self.check_resume(request)?;
+        }
         if let Some(constraint) = &request.constraint {
             self.check_constraint(constraint)?;
         }
@@ -149,6 +152,33 @@ impl Limits {
                 "a conversation needs at least one message",
             )),
             _ => Ok(()),
+        }
+    }
+
+    fn check_resume(&self, request: &Request) -> Result<(), Error> {
+        let invalid = |reason: String| Err(Error::invalid_request("resume", reason));
+        let tokens = request.resume.len();
+        if request.n != 1 {
+            let n = request.n;
+            return invalid(format!("one answer can be resumed, n is {n}"));
+        }
+        if request.prompt_logprobs.is_some() {
+            return invalid("the prompt's logprobs came with the answer's beginning".to_owned());
+        }
+        if let Some(max) = request.max_tokens
+            && tokens >= max
+        {
+            return invalid(format!(
+                "{tokens} tokens leave nothing to generate of max_tokens {max}"
+            ));
+        }
+        match request
+            .resume
+            .iter()
+            .find(|t| **t as usize >= self.vocab_size)
+        {
+            Some(token) => Err(self.out_of_vocabulary("resume", *token)),
+            None => Ok(()),
         }
     }
 
@@ -188,17 +218,22 @@ impl Limits {
         {
             return Err(self.out_of_vocabulary("prompt", *token));
         }
+        self.check_len(tokens.len())
+    }
+
+    /// Checks the tokens known before the first is generated.
+    pub(super) fn check_len(&self, tokens: usize) -> Result<(), Error> {
         // The last token of a sequence is never fed back, but one must be generated.
         let limit = self.max_len - 1;
-        if tokens.len() > limit {
-            let limited_by = self.limited_by.clone();
-            return Err(Error::PromptTooLong {
-                tokens: tokens.len(),
-                limit,
-                limited_by,
-            });
+        if tokens <= limit {
+            return Ok(());
         }
-        Ok(())
+        let limited_by = self.limited_by.clone();
+        Err(Error::PromptTooLong {
+            tokens,
+            limit,
+            limited_by,
+        })
     }
 
     fn out_of_vocabulary(&self, field: &'static str, token: TokenId) -> Error {
@@ -265,6 +300,7 @@ fn prepare(
     let encoded = catch_unwind(AssertUnwindSafe(|| {
         let tokens = encode(&request.prompt, tokenizer.map(|t| &**t))?;
         limits.check_tokens(&tokens)?;
+        limits.check_len(tokens.len() + request.resume.len())?;
         Ok::<_, Error>(tokens)
     }))
     .unwrap_or_else(|panic| {

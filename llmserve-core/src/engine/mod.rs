@@ -228,6 +228,7 @@ impl Engine {
         match request.prompt {
             Prompt::Tokens(ref tokens) if request.constraint.is_none() => {
                 limits.check_tokens(tokens)?;
+                limits.check_len(tokens.len() + request.resume.len())?;
                 let (tokens, max_len) = (tokens.clone(), limits.max_len);
                 let spec = Spec::new(request, key, tokens, Vec::new(), max_len, arrival, span);
                 let prepared = Box::new(Prepared { spec, sink, place });

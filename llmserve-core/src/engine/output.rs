@@ -32,13 +32,7 @@ impl Core {
     ) -> Result<bool, Error> {
         let eos = &self.shared.info.eos;
         let complete = follow(sequence, token, eos)?;
-        let advance = catch_unwind(AssertUnwindSafe(|| advance(sequence, token, eos, complete)))
-            .unwrap_or_else(|panic| {
-                Err(Error::Panicked {
-                    part: "tokenizer",
-                    message: panic_message(&*panic),
-                })
-            })?;
+        let advance = guarded_advance(sequence, token, eos, complete)?;
         self.stats.generation_tokens += 1;
         match sequence.first_token {
             None => {
@@ -103,6 +97,44 @@ impl Core {
         }
         Ok(true)
     }
+}
+
+/// Brings a new sequence to where an earlier run of its request was cut off.
+///
+/// # Errors
+/// What refuses the request: an answer that had ended, or that its grammar or the tokenizer do not
+/// accept.
+pub(super) fn resume(sequence: &mut Sequence, eos: &[TokenId]) -> Result<(), Error> {
+    let spec = sequence.spec.clone();
+    for (at, &token) in spec.resume.iter().enumerate() {
+        let complete = follow(sequence, token, eos)?;
+        let advance = guarded_advance(sequence, token, eos, complete)?;
+        if let Some((reason, _)) = advance.end {
+            let reason = reason.as_str();
+            return Err(Error::invalid_request(
+                "resume",
+                format!("the answer had ended ({reason}) with token {at}: nothing can follow"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// [`advance`], with a panic of the tokenizer's as an error.
+fn guarded_advance(
+    sequence: &mut Sequence,
+    token: TokenId,
+    eos: &[TokenId],
+    complete: bool,
+) -> Result<Advance, Error> {
+    catch_unwind(AssertUnwindSafe(|| advance(sequence, token, eos, complete))).unwrap_or_else(
+        |panic| {
+            Err(Error::Panicked {
+                part: "tokenizer",
+                message: panic_message(&*panic),
+            })
+        },
+    )
 }
 
 /// vLLM's order: nothing stops before `min_tokens`; then end token, stop token, stop string,

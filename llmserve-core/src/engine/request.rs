@@ -22,6 +22,8 @@ pub(super) struct Spec {
     pub(super) key: u64,
     pub(super) prompt: Arc<[TokenId]>,
     pub(super) sampling: Sampling,
+    /// Tokens of the answer that another run has generated.
+    pub(super) resume: Vec<TokenId>,
     /// A sequence of this many tokens is complete.
     pub(super) max_total: usize,
     pub(super) min_tokens: usize,
@@ -60,6 +62,7 @@ impl Spec {
             sampling: request.sampling,
             max_total: prompt.len().saturating_add(wanted).min(max_len),
             prompt: prompt.into(),
+            resume: request.resume,
             min_tokens: request.min_tokens,
             ignore_eos: request.ignore_eos,
             stop_tokens: request.stop_tokens,

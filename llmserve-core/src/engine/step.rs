@@ -249,7 +249,10 @@ impl Core {
         let last = read(logits, range.end - 1, self.shared.info.vocab_size, survey)?;
         let first_of_request = !self.start_request(sequence.request);
         // All picks before any event: a request whose row is broken fails as a whole.
-        let picked = self.pick(sequence, last)?;
+        let picked = match self.forced_on_resume(sequence)? {
+            Some(token) => (token, None),
+            None => self.pick(sequence, last)?,
+        };
         let mut siblings = Vec::new();
         if first_of_request && sequence.spec.n > 1 {
             for choice in 1..sequence.spec.n {
