@@ -80,6 +80,10 @@ pub struct Request {
     pub resume: Vec<TokenId>,
     /// Who may answer; routers read it, an engine ignores it.
     pub routing: Routing,
+    /// Called once whoever answers has nothing more to do for the request, however it ended and
+    /// whether or not its events have been read: a slow reader holds no place that others wait
+    /// for. A service need not call them; who counts on the end must watch the stream as well.
+    pub on_end: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Request {
@@ -108,6 +112,7 @@ impl Request {
             draft_depth: None,
             resume: Vec::new(),
             routing: Routing::default(),
+            on_end: Vec::new(),
         }
     }
 
@@ -298,6 +303,12 @@ impl Request {
     /// See [`Request::routing`].
     pub fn routing(mut self, routing: Routing) -> Self {
         self.routing = routing;
+        self
+    }
+
+    /// Adds to [`Request::on_end`].
+    pub fn on_end(mut self, ended: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_end.push(Arc::new(ended));
         self
     }
 

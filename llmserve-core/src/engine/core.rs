@@ -203,7 +203,13 @@ impl Core {
         }
     }
 
-    fn submit(&mut self, Prepared { spec, sink, place }: Prepared) {
+    fn submit(&mut self, prepared: Prepared) {
+        let Prepared {
+            spec,
+            sink,
+            place,
+            ends,
+        } = prepared;
         drop(place);
         if sink.is_cancelled() {
             self.stats.cancelled_requests += 1;
@@ -264,6 +270,7 @@ impl Core {
             admitted: None,
             prompt_logprobs: Vec::new(),
             outbox: Vec::new(),
+            _ends: ends,
             spec,
         };
         self.requests.insert(live.spec.key, live);

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::channel::Sink;
 use super::grammars::{Grammars, guarded};
-use super::request::{Prepared, Spec};
+use super::request::{Ends, Prepared, Spec};
 use super::{Command, Place, Shared};
 use crate::contract::clock::Time;
 use crate::contract::grammar::{Constraint, GrammarMatcher};
@@ -37,6 +37,7 @@ pub(super) struct Intake {
     pub(super) request: Request,
     pub(super) sink: Sink,
     pub(super) place: Place,
+    pub(super) ends: Ends,
     pub(super) arrival: Time,
     pub(super) span: tracing::Span,
 }
@@ -287,6 +288,7 @@ fn prepare(
         request,
         sink,
         place,
+        ends,
         arrival,
         span,
     } = job;
@@ -321,7 +323,12 @@ fn prepare(
             let max_len = limits.max_len;
             let spec = Spec::new(request, key, tokens, matchers, max_len, arrival, span);
             // A send that fails drops the sink, which ends the stream.
-            let prepared = Box::new(Prepared { spec, sink, place });
+            let prepared = Box::new(Prepared {
+                spec,
+                sink,
+                place,
+                ends,
+            });
             let _ = shared.commands.send(Command::Submit(prepared));
         }
         Err(error) => {

@@ -47,7 +47,7 @@ use crate::error::Error;
 use crate::request::{Prompt, Request};
 use grammars::Grammars;
 use intake::{Intake, Job};
-use request::{Prepared, Spec};
+use request::{Ends, Prepared, Spec};
 
 /// A running engine. Cheap to clone; all clones are the same engine.
 ///
@@ -189,7 +189,8 @@ impl Engine {
         }
     }
 
-    fn accept(&self, request: Request) -> Result<EventStream, Error> {
+    fn accept(&self, mut request: Request) -> Result<EventStream, Error> {
+        let ends = Ends(std::mem::take(&mut request.on_end));
         let Handle {
             shared,
             limits,
@@ -231,7 +232,12 @@ impl Engine {
                 limits.check_len(tokens.len() + request.resume.len())?;
                 let (tokens, max_len) = (tokens.clone(), limits.max_len);
                 let spec = Spec::new(request, key, tokens, Vec::new(), max_len, arrival, span);
-                let prepared = Box::new(Prepared { spec, sink, place });
+                let prepared = Box::new(Prepared {
+                    spec,
+                    sink,
+                    place,
+                    ends,
+                });
                 let _ = shared.commands.send(Command::Submit(prepared));
             }
             ref prompt => {
@@ -247,6 +253,7 @@ impl Engine {
                     request,
                     sink,
                     place,
+                    ends,
                     arrival,
                     span,
                 }));

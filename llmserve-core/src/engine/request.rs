@@ -1,5 +1,6 @@
 //! A request inside the engine, and its sequences.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -94,11 +95,24 @@ impl Spec {
     }
 }
 
+/// Those who want to know when nothing is left to do for a request. Told when this goes.
+pub(super) struct Ends(pub(super) Vec<Arc<dyn Fn() + Send + Sync>>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        for ended in self.0.drain(..) {
+            // A host's own code, on the engine's thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| ended()));
+        }
+    }
+}
+
 /// A request on its way from the intake to the engine thread.
 pub(super) struct Prepared {
     pub(super) spec: Spec,
     pub(super) sink: Sink,
     pub(super) place: Place,
+    pub(super) ends: Ends,
 }
 
 /// A request in the engine.
@@ -116,6 +130,7 @@ pub(super) struct Live {
     pub(super) prompt_logprobs: Vec<TokenLogprobs>,
     /// Events of this step, handed over after its commit.
     pub(super) outbox: Vec<Event>,
+    pub(super) _ends: Ends,
 }
 
 impl Live {
