@@ -23,7 +23,22 @@ const COMPLETION_CLIP: usize = 4_096;
 /// assert_eq!(estimated_tokens(&Request::text("twelve bytes").max_tokens(5).n(2)), 3 + 10);
 /// ```
 pub fn estimated_tokens(request: &Request) -> u64 {
-    let prompt = match &request.prompt {
+    let prompt = prompt_tokens(&request.prompt);
+    let completion = request
+        .max_tokens
+        .unwrap_or(COMPLETION_CLIP)
+        .min(COMPLETION_CLIP);
+    let total = prompt.saturating_add(completion.saturating_mul(request.n));
+    u64::from(u32::try_from(total).unwrap_or(u32::MAX))
+}
+
+/// The prompt's part of [`estimated_tokens`].
+pub(crate) fn estimated_prompt_tokens(request: &Request) -> u64 {
+    u64::from(u32::try_from(prompt_tokens(&request.prompt)).unwrap_or(u32::MAX))
+}
+
+fn prompt_tokens(prompt: &Prompt) -> usize {
+    match prompt {
         Prompt::Tokens(tokens) => tokens.len(),
         Prompt::Text(text) => text.len().div_ceil(BYTES_PER_TOKEN),
         Prompt::Messages(messages) => messages
@@ -32,13 +47,7 @@ pub fn estimated_tokens(request: &Request) -> u64 {
             .sum(),
         // A kind of prompt this crate does not know yet: its completions still count.
         _ => 0,
-    };
-    let completion = request
-        .max_tokens
-        .unwrap_or(COMPLETION_CLIP)
-        .min(COMPLETION_CLIP);
-    let total = prompt.saturating_add(completion.saturating_mul(request.n));
-    u64::from(u32::try_from(total).unwrap_or(u32::MAX))
+    }
 }
 
 #[cfg(test)]

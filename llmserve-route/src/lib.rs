@@ -88,6 +88,7 @@ mod builder;
 mod candidate;
 mod estimate;
 mod failover;
+pub mod limits;
 mod load;
 mod replica;
 mod routed;
