@@ -95,6 +95,7 @@ mod routed;
 mod router;
 mod stats;
 mod strategy;
+mod timer;
 
 #[cfg(test)]
 mod tests;
@@ -106,3 +107,4 @@ pub use replica::Replica;
 pub use router::Router;
 pub use stats::{ReplicaStats, RouterStats};
 pub use strategy::{LeastLoaded, RoundRobin, Strategy};
+pub use timer::{Alarm, ManualTimer, SystemTimer, Timer};
