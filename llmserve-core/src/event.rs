@@ -153,6 +153,18 @@ pub struct Timings {
     pub latency: Duration,
 }
 
+impl Timings {
+    /// The same, counted from a call that came `earlier`: what a layer does that let a request
+    /// wait.
+    pub fn later(self, earlier: Duration) -> Self {
+        Self {
+            queue: self.queue.saturating_add(earlier),
+            time_to_first_token: self.time_to_first_token.saturating_add(earlier),
+            latency: self.latency.saturating_add(earlier),
+        }
+    }
+}
+
 /// A complete answer: the events of a stream, added up.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Response {

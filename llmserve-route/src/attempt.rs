@@ -77,14 +77,7 @@ impl Attempt {
 
     fn pass(&mut self, mut event: Event) -> Event {
         if let Event::Finished(finished) = &mut event {
-            let timings = &mut finished.timings;
-            for time in [
-                &mut timings.queue,
-                &mut timings.time_to_first_token,
-                &mut timings.latency,
-            ] {
-                *time = time.saturating_add(self.behind);
-            }
+            finished.timings = finished.timings.later(self.behind);
             self.unfinished = self.unfinished.saturating_sub(1);
             if self.unfinished == 0 {
                 self.in_flight = None;

@@ -83,6 +83,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
 mod attempt;
 mod builder;
 mod candidate;
