@@ -191,15 +191,15 @@ pub struct RowOutcome {
 }
 
 /// A sequence that became two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fork {
     /// Which is copied, as it was before this step's new tokens were appended to it.
     pub parent: SequenceId,
     /// The copy.
     pub child: SequenceId,
-    /// The child's own first token.
-    pub token: TokenId,
-    /// Tokens the child may still generate after that.
+    /// The child's own first tokens: the one that was picked, and those a grammar had follow it.
+    pub tokens: Vec<TokenId>,
+    /// Tokens the child may still generate after those.
     pub max_new_tokens: usize,
 }
 

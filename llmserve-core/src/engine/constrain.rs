@@ -237,7 +237,7 @@ impl Core {
     }
 
     /// Appends what must follow without asking the model. Its keys and values come with the
-    /// sequence's next row. Returns how many tokens were added to the outcome.
+    /// sequence's next row. True if the sequence ended with it.
     ///
     /// # Errors
     /// What ends the request.
@@ -246,15 +246,15 @@ impl Core {
         id: SequenceId,
         sequence: &mut Sequence,
         now: Time,
-    ) -> Result<usize, Error> {
+    ) -> Result<bool, Error> {
         let spec = sequence.spec.clone();
         let Some(constrained) = sequence.constrained.as_mut().filter(|_| jumps(&spec)) else {
-            return Ok(0);
+            return Ok(false);
         };
         let mut forced = std::mem::take(&mut self.buffers.forced);
         forced.clear();
         constrained.forced(&mut forced)?;
-        let mut added = 0;
+        let mut ended = false;
         for &token in &forced {
             // What may not be picked yet is not forced either: the pick that follows says so.
             let early = sequence.generated() < spec.min_tokens;
@@ -262,16 +262,14 @@ impl Core {
                 break;
             }
             self.buffers.outcome.tokens.push(token);
-            added += 1;
             self.stats.forced_tokens += 1;
-            if self.emit(id, sequence, (token, None), now)? {
+            sequence.jumped = self.steps;
+            ended = self.emit(id, sequence, (token, None), now)?;
+            if ended {
                 break;
             }
         }
         self.buffers.forced = forced;
-        if added > 0 {
-            sequence.jumped = self.steps;
-        }
-        Ok(added)
+        Ok(ended)
     }
 }

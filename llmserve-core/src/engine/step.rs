@@ -11,7 +11,7 @@ use crate::contract::model::{Batch, BatchRow, Logits, LogitsWanted, ModelError};
 use crate::contract::scheduler::{Fork, PlannedRow, RowOutcome};
 use crate::error::{Error, panic_message};
 use crate::event::{Event, Started, TokenLogprobs};
-use crate::ids::TokenId;
+use crate::ids::{SequenceId, TokenId};
 use crate::sampling::{LogitsContext, Survey, contradiction, logprobs_surveyed};
 
 impl Core {
@@ -267,32 +267,28 @@ impl Core {
                 siblings.push((sibling, picked));
             }
         }
-        outcome.new_tokens = 1;
+        let went = self.go_on(row.id, sequence, picked, now);
+        outcome.new_tokens = self.buffers.outcome.tokens.len() - outcome.first_token;
         self.buffers.outcome.rows.push(outcome);
-        self.buffers.outcome.tokens.push(picked.0);
-        if !self.emit(row.id, sequence, picked, now)? {
-            let forced = self.jump(row.id, sequence, now)?;
-            if let Some(outcome) = self.buffers.outcome.rows.last_mut() {
-                outcome.new_tokens += forced;
-            }
-        }
+        went?;
         for (mut sibling, picked) in siblings {
-            let token = picked.0;
-            let max_new_tokens = sequence.spec.max_total - sequence.spec.prompt.len() - 1;
             // An end is told by id, so the slot comes first.
             let child = self.sequences.reserve();
-            let ended = self.emit(child, &mut sibling, picked, now);
+            let first = self.buffers.outcome.tokens.len();
+            let began = self.go_on(child, &mut sibling, picked, now);
+            let own = self.buffers.outcome.tokens.split_off(first);
+            let max_new_tokens = sequence.spec.max_total - sibling.tokens.len();
             self.sequences.put_back(child, sibling);
-            if !matches!(ended, Ok(false)) {
+            if !matches!(began, Ok(false)) {
                 // It never came to scheduler or KV, whatever the outcome says of it.
                 self.sequences.remove(child);
-                ended?;
+                began?;
                 continue;
             }
             self.buffers.outcome.forks.push(Fork {
                 parent: row.id,
                 child,
-                token,
+                tokens: own,
                 max_new_tokens,
             });
             if let Some(live) = self.requests.get_mut(&sequence.request) {
@@ -300,6 +296,21 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Appends a picked token and what must follow it. True if the sequence ended.
+    ///
+    /// # Errors
+    /// What ends the request.
+    fn go_on(
+        &mut self,
+        id: SequenceId,
+        sequence: &mut Sequence,
+        picked: (TokenId, Option<TokenLogprobs>),
+        now: Time,
+    ) -> Result<bool, Error> {
+        self.buffers.outcome.tokens.push(picked.0);
+        Ok(self.emit(id, sequence, picked, now)? || self.jump(id, sequence, now)?)
     }
 
     /// Marks a request's prompt as computed; true if it was already.

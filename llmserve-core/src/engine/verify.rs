@@ -50,8 +50,10 @@ impl Core {
         draft.clear();
         sequence.draft = draft;
         if !done? {
-            let forced = self.jump(row.id, sequence, now)?;
-            self.buffers.outcome.rows[outcome].new_tokens += forced;
+            let jumped = self.jump(row.id, sequence, now);
+            self.buffers.outcome.rows[outcome].new_tokens =
+                self.buffers.outcome.tokens.len() - first_token;
+            jumped?;
         }
         Ok(())
     }

@@ -51,7 +51,8 @@ impl ContinuousScheduler {
             self.lose(fork.child, error);
             return;
         }
-        let mut child = parent.fork(fork.child, self.order, fork.max_new_tokens);
+        let own = fork.tokens.len();
+        let mut child = parent.fork(fork.child, self.order, own, fork.max_new_tokens);
         self.order += 1;
         self.queue.join_line(child.line);
         let running = parent.running;
@@ -61,10 +62,10 @@ impl ContinuousScheduler {
         }
         child.computed = parent.sealed;
         child.sealed = parent.sealed;
-        let appended = kv.append(fork.child, &[fork.token]);
+        let appended = kv.append(fork.child, &fork.tokens);
         self.note(appended);
         let slot = fork.child.slot();
-        self.queue.generated(child.line, 1);
+        self.queue.generated(child.line, own);
         if running && self.seats < self.config.max_num_seqs {
             child.running = true;
         } else {

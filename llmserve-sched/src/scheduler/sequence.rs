@@ -101,8 +101,15 @@ impl Sequence {
         }
     }
 
-    /// A choice forked from this one, with one token of its own. It waits, as if preempted.
-    pub(super) fn fork(&self, child: SequenceId, order: u64, max_new_tokens: usize) -> Self {
+    /// A choice forked from this one, with `own` tokens of its own, and at most `max_new_tokens`
+    /// more to come. It waits, as if preempted.
+    pub(super) fn fork(
+        &self,
+        child: SequenceId,
+        order: u64,
+        own: usize,
+        max_new_tokens: usize,
+    ) -> Self {
         Self {
             id: child,
             order,
@@ -114,12 +121,12 @@ impl Sequence {
             preempted: 0,
             running: false,
             resumed: true,
-            known: self.known + 1,
+            known: self.known + own,
             computed: 0,
             sealed: 0,
             prompt: self.prompt,
-            generated: 1,
-            max_new_tokens: max_new_tokens.saturating_add(1),
+            generated: own,
+            max_new_tokens: max_new_tokens.saturating_add(own),
             offered: 0,
             seats: 1,
             flight: Flight::default(),

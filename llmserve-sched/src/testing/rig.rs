@@ -147,7 +147,7 @@ impl Rig {
         self.outcome.forks.push(Fork {
             parent: id(parent),
             child: id(child),
-            token: child,
+            tokens: vec![child],
             max_new_tokens,
         });
     }

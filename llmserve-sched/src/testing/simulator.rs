@@ -406,7 +406,7 @@ impl Simulator<'_> {
             outcome.forks.push(Fork {
                 parent,
                 child,
-                token,
+                tokens: vec![token],
                 max_new_tokens,
             });
             let live = Live {

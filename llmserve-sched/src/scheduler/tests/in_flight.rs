@@ -149,7 +149,7 @@ fn one_that_will_fork_waits_for_its_fork() {
     outcome.forks.push(llmserve_core::Fork {
         parent: id(0),
         child: id(1),
-        token: 5,
+        tokens: vec![5],
         max_new_tokens: 49,
     });
     rig.scheduler.commit(&outcome, &mut rig.kv);
@@ -170,7 +170,7 @@ fn the_choice_of_a_preempted_parent_waits_with_it() {
     outcome.forks.push(llmserve_core::Fork {
         parent: id(1),
         child: id(2),
-        token: 5,
+        tokens: vec![5],
         max_new_tokens: 49,
     });
     rig.scheduler.commit(&outcome, &mut rig.kv);
