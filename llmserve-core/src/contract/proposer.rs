@@ -12,12 +12,13 @@
 //! an engine without speculation, whatever a proposer says (see [`Verification`]). One that
 //! errs, panics or lies costs its own drafts.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::kv::PrefixScope;
 use super::model::ModelInfo;
-use crate::error::Error;
+use crate::error::{Error, panic_message};
 use crate::identity::Extras;
 use crate::ids::{SequenceId, TokenId};
 use crate::sampling::{LogitsContext, LogitsProcessor, Sampler, SamplerScratch, Survey};
@@ -352,7 +353,7 @@ pub struct DepthAsk {
 }
 
 /// Decides how many drafts are worth their cost. Deterministic: all it knows of time is what it
-/// is told.
+/// is told. One that panics is not asked again: the engine goes on without drafts.
 pub trait Depth: Send {
     /// Most drafts it ever asks for; at most [`MAX_DRAFT_DEPTH`].
     fn most(&self) -> usize;
@@ -433,12 +434,22 @@ impl Speculation {
         self.verification = verification;
         self
     }
+
+    /// Most drafts of a row.
+    ///
+    /// # Errors
+    /// What a depth says when it panics.
+    pub(crate) fn most(&self) -> Result<usize, String> {
+        let most = catch_unwind(AssertUnwindSafe(|| self.depth.most()));
+        let most = most.map_err(|panic| format!("the depth panicked: {}", panic_message(&*panic)));
+        Ok(most?.min(MAX_DRAFT_DEPTH))
+    }
 }
 
 impl std::fmt::Debug for Speculation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Speculation")
-            .field("most", &self.depth.most())
+            .field("most", &self.most())
             .field("verification", &self.verification)
             .finish_non_exhaustive()
     }

@@ -231,7 +231,7 @@ impl EngineBuilder {
             let limits = ProposerLimits {
                 sequences: scheduler.max_num_seqs(),
                 max_len,
-                depth: speculation.depth.most(),
+                depth: speculation.most().map_err(BuildError::Speculation)?,
             };
             let prepared = speculation.proposer.prepare(model.info(), limits);
             prepared.map_err(BuildError::Speculation)?;

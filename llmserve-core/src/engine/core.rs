@@ -459,6 +459,9 @@ impl Core {
         let counts = self.scheduler.counts();
         let stats = &mut self.stats;
         self.instruments.levels(&kv, &counts, stats);
+        if let Some(speculator) = &self.speculator {
+            stats.spec_failures = speculator.failed;
+        }
         stats.preemptions = counts.preemptions;
         stats.running = counts.running;
         stats.waiting = counts.waiting;

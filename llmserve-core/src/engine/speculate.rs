@@ -25,6 +25,10 @@ pub(super) struct Speculator {
     pub(super) verification: Verification,
     /// Failures in a row.
     failures: u32,
+    /// Failures in all.
+    pub(super) failed: u64,
+    /// The depth panicked: it is not called again, and nothing is drafted any more.
+    depthless: bool,
     /// Rows with drafts of the step at hand.
     pub(super) verified: Vec<Verified>,
     /// The target's distribution at the position at hand.
@@ -41,6 +45,8 @@ impl Speculator {
             depth: speculation.depth,
             verification: speculation.verification,
             failures: 0,
+            failed: 0,
+            depthless: false,
             verified: Vec::new(),
             target: Distribution::new(),
             asks: Vec::new(),
@@ -48,9 +54,28 @@ impl Speculator {
         })
     }
 
+    /// Whether drafts are asked for at all.
+    fn works(&self) -> bool {
+        !self.depthless && self.failures < MOST_FAILURES
+    }
+
+    /// Calls the depth. It is a host's: one that panics ends speculation, not the engine.
+    fn depth(&mut self, call: impl FnOnce(&mut dyn Depth)) {
+        if self.depthless {
+            return;
+        }
+        let called = catch_unwind(AssertUnwindSafe(|| call(&mut *self.depth)));
+        if let Err(panic) = called {
+            let error = panic_message(&*panic);
+            tracing::warn!(error, "a depth panicked: no more drafts");
+            self.depthless = true;
+            self.failed += 1;
+        }
+    }
+
     /// Forgets a sequence that has ended. A proposer that panics over it is not asked again.
     pub(super) fn close(&mut self, id: SequenceId) {
-        self.depth.close(id);
+        self.depth(|depth| depth.close(id));
         let closed = catch_unwind(AssertUnwindSafe(|| self.proposer.close(id)));
         if closed.is_err() {
             self.failures = MOST_FAILURES;
@@ -79,13 +104,16 @@ impl Core {
             }
         }
         let decodes = rows.iter().filter(|row| is_decode(row)).count();
-        speculator.depth.step(&StepReport {
+        let verified = std::mem::take(&mut speculator.verified);
+        let report = StepReport {
             decodes,
             tokens: rows.iter().map(|row| row.len).sum(),
             prefill: decodes < rows.len(),
             time,
-            verified: &speculator.verified,
-        });
+            verified: &verified,
+        };
+        speculator.depth(|depth| depth.step(&report));
+        speculator.verified = verified;
         speculator.verified.clear();
     }
 
@@ -94,7 +122,7 @@ impl Core {
         let Some(mut speculator) = self.speculator.take() else {
             return;
         };
-        if speculator.failures < MOST_FAILURES {
+        if speculator.works() {
             self.phase = "depth of speculation";
             self.choose_depths(&mut speculator, rows);
             self.draft(&mut speculator);
@@ -107,15 +135,16 @@ impl Core {
                     self.scheduler.offer(id, drafts);
                 }
             }
+            if !speculator.works() {
+                self.instruments.depth(0.0);
+            }
         }
         self.speculator = Some(speculator);
     }
 
     /// Takes the sequences that shall have drafts out of their slots.
     fn choose_depths(&mut self, speculator: &mut Speculator, rows: &[PlannedRow]) {
-        let Speculator {
-            asks, asked, depth, ..
-        } = speculator;
+        let mut asks = std::mem::take(&mut speculator.asks);
         asks.clear();
         let mut decodes = 0;
         for row in rows.iter().filter(|row| row.samples) {
@@ -140,21 +169,24 @@ impl Core {
                 });
             }
         }
-        if asks.is_empty() {
-            return;
+        if !asks.is_empty() {
+            speculator.depth(|depth| depth.choose(decodes, &mut asks));
         }
-        depth.choose(decodes, asks);
-        let wanted: usize = asks.iter().map(|ask| ask.depth.min(ask.limit)).sum();
-        self.instruments.depth(wanted as f64 / asks.len() as f64);
-        for ask in asks {
-            let depth = ask.depth.min(ask.limit);
-            if depth > 0
-                && let Some(mut sequence) = self.sequences.take(ask.sequence)
-            {
-                sequence.draft.clear();
-                asked.push((ask.sequence, sequence, depth));
+        // What a depth that panicked had chosen by then counts for nothing.
+        if !asks.is_empty() && speculator.works() {
+            let wanted: usize = asks.iter().map(|ask| ask.depth.min(ask.limit)).sum();
+            self.instruments.depth(wanted as f64 / asks.len() as f64);
+            for ask in &asks {
+                let depth = ask.depth.min(ask.limit);
+                if depth > 0
+                    && let Some(mut sequence) = self.sequences.take(ask.sequence)
+                {
+                    sequence.draft.clear();
+                    speculator.asked.push((ask.sequence, sequence, depth));
+                }
             }
         }
+        speculator.asks = asks;
     }
 
     /// Asks the proposer, and keeps of what it says what makes sense.
@@ -245,18 +277,15 @@ impl Core {
             None => speculator.failures = 0,
             Some(error) => {
                 speculator.failures += 1;
-                if speculator.failures == MOST_FAILURES {
-                    self.instruments.depth(0.0);
-                }
+                speculator.failed += 1;
                 tracing::warn!(error, in_a_row = speculator.failures, "a proposer failed");
-                self.stats.spec_failures += 1;
                 for at in 0..speculator.asked.len() {
                     let id = speculator.asked[at].0;
                     speculator.close(id);
                 }
             }
         }
-        speculator.depth.proposed(&report);
+        speculator.depth(|depth| depth.proposed(&report));
     }
 }
 

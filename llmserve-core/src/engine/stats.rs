@@ -53,6 +53,7 @@ pub struct EngineStats {
     pub spec_accepted_tokens: u64,
     /// Drafts that were accepted, by their place in their row.
     pub spec_accepted_per_pos: [u64; MAX_DRAFT_DEPTH],
-    /// Rounds of drafting in which the proposer failed.
+    /// Rounds of drafting in which the proposer failed, and a depth's panic, after which there are
+    /// no drafts.
     pub spec_failures: u64,
 }

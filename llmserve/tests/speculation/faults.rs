@@ -97,3 +97,75 @@ fn options_of_speculation_that_contradict_are_refused() {
     let too_deep = serve(support::bard()).ngram().spec_depth(33).build();
     assert!(matches!(too_deep, Err(ServeError::Speculation(_))));
 }
+
+/// Decides well, until it panics where it is told to.
+struct Moody {
+    place: &'static str,
+    /// Calls of that place that go well.
+    well: usize,
+}
+
+impl Moody {
+    fn at(&mut self, place: &str) {
+        if place == self.place {
+            self.well = self.well.checked_sub(1).expect("no more");
+        }
+    }
+}
+
+impl Depth for Moody {
+    fn most(&self) -> usize {
+        assert!(self.place != "most", "no more");
+        4
+    }
+
+    fn choose(&mut self, _: usize, asks: &mut [DepthAsk]) {
+        for ask in asks.iter_mut() {
+            ask.depth = 4;
+        }
+        self.at("choose");
+    }
+
+    fn step(&mut self, _: &StepReport<'_>) {
+        self.at("step");
+    }
+
+    fn proposed(&mut self, _: &ProposalReport) {
+        self.at("proposed");
+    }
+
+    fn close(&mut self, _: SequenceId) {
+        self.at("close");
+    }
+}
+
+#[test]
+fn a_depth_that_panics_ends_speculation_and_nothing_else() {
+    let plain = builder(PageModel::hashing(), Sizes::default())
+        .build()
+        .unwrap();
+    let expected = answers(&plain, requests(20, 5));
+    for place in ["choose", "step", "proposed", "close"] {
+        let speculation = Speculation::new(Oracle { wrong: 4 }).depth(Moody { place, well: 3 });
+        let engine = builder(PageModel::hashing(), Sizes::default())
+            .speculative(speculation)
+            .build()
+            .unwrap();
+        assert_eq!(answers(&engine, requests(20, 5)), expected, "{place}");
+        let stats = engine.stats();
+        assert!(stats.spec_drafts > 0, "{place}: {stats:?}");
+        assert_eq!(stats.spec_failures, 1, "{place}");
+        // It is not asked again.
+        assert_eq!(answers(&engine, requests(20, 5)), expected, "{place}");
+        assert_eq!(engine.stats().spec_drafts, stats.spec_drafts, "{place}");
+        drained(&engine);
+    }
+    let speculation = Speculation::new(Oracle { wrong: 4 }).depth(Moody {
+        place: "most",
+        well: 0,
+    });
+    let built = builder(PageModel::hashing(), Sizes::default())
+        .speculative(speculation)
+        .build();
+    assert!(matches!(built, Err(BuildError::Speculation(why)) if why.contains("no more")));
+}

@@ -15,9 +15,9 @@ use llmserve::prelude::*;
 use llmserve::sampling::SamplerScratch;
 use llmserve::sched::speculation::{AdaptiveDepth, Composite, DraftModel, NGram};
 use llmserve::{
-    BlockEvent, BuildError, DraftAsk, EngineBuilder, FixedDepth, IdentityRoot, LogitsContext,
-    LogitsProcessor, MemoryRecorder, Model, ModelInfo, Proposer, ProposerLimits, SequenceId,
-    Speculation, Survey, TokenId, Verification,
+    BlockEvent, BuildError, Depth, DepthAsk, DraftAsk, EngineBuilder, FixedDepth, IdentityRoot,
+    LogitsContext, LogitsProcessor, MemoryRecorder, Model, ModelInfo, ProposalReport, Proposer,
+    ProposerLimits, SequenceId, Speculation, StepReport, Survey, TokenId, Verification,
 };
 use support::{PageModel, Sizes, VOCAB, builder, drained, hash_logits};
 
