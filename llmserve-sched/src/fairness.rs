@@ -16,9 +16,16 @@ use std::collections::BTreeMap;
 /// ```
 ///
 /// So a tenant with one request waits for at most one turn of each other tenant, however much they
-/// have queued: a turn's quantum and the prompt of one request. (Seats and blocks come on top: who
-/// runs keeps them, and the limits of the queue are everybody's together.) Whatever is served while nobody
-/// else waits is free: a tenant that used an idle engine does not pay for it later, and a tenant
+/// have queued: a turn's quantum and the prompt of one request.
+///
+/// Seats and blocks are shared as well. A tenant's *share* is its part of them, by weight, among
+/// the tenants that run or wait. Who has fewer seats than its share is served before those who
+/// have theirs; if all seats are taken, or the blocks, it [takes](Self::reclaims) from those who
+/// have more. When blocks run out it is a tenant with more than its share that yields. While
+/// nobody else waits one may have everything. A request that finds too few blocks holds up its own
+/// tenant; after 32 admissions of others it is next, and all wait with it.
+///
+/// Whatever is served while nobody else waits is free: a tenant that used an idle engine does not pay for it later, and a tenant
 /// that leaves has no credit to come back with. Preempted sequences pay nothing for being computed
 /// again.
 ///
@@ -50,6 +57,11 @@ pub struct Fairness {
     pub cached_cost: f64,
     /// What a generated token costs. Default 1; not negative.
     pub generated_cost: f64,
+    /// Whether a waiting request whose tenant has fewer seats than its share, and will have no
+    /// more blocks than its share, preempts sequences of tenants that have more when there is no
+    /// room for it. None is preempted for it that has been [three times](crate::MAX_PREEMPTIONS).
+    /// Default true; if not, it waits until somebody ends.
+    pub reclaims: bool,
 }
 
 impl Default for Fairness {
@@ -60,6 +72,7 @@ impl Default for Fairness {
             other_weight: 1.0,
             cached_cost: 0.1,
             generated_cost: 1.0,
+            reclaims: true,
         }
     }
 }
@@ -83,6 +96,12 @@ impl Fairness {
     /// Sets [`cached_cost`](Self::cached_cost).
     pub fn cached_cost(mut self, cost: f64) -> Self {
         self.cached_cost = cost;
+        self
+    }
+
+    /// Sets [`reclaims`](Self::reclaims).
+    pub fn reclaims(mut self, yes: bool) -> Self {
+        self.reclaims = yes;
         self
     }
 

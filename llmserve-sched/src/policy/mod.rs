@@ -144,7 +144,9 @@ pub trait Policy: Send {
 
     /// Whether a waiting request of rank `waiting`, for which there are no seats or no blocks, may
     /// take those of `running`, which is then preempted. Default no. A sequence that has been
-    /// preempted [three times](crate::MAX_PREEMPTIONS) is left alone whatever is said here.
+    /// preempted [three times](crate::MAX_PREEMPTIONS) is left alone whatever is said here. Asked
+    /// before its [`gain`](Candidate::gain) and what of it is [`cached`](Candidate::cached) are
+    /// known: both are 0 here.
     fn displaces(&self, _waiting: Rank, _running: &Candidate) -> bool {
         false
     }

@@ -3,6 +3,7 @@
 use llmserve_core::{Admission, KvError, KvManager, StepPlan, Time};
 
 use super::ContinuousScheduler;
+use super::displace::Lack;
 use super::queue::{LineId, Place};
 use super::running::Left;
 
@@ -18,24 +19,27 @@ enum Turn {
     Passed,
     /// It could, with more budget; those behind it wait with it.
     Blocked,
-    /// It could, with so many seats and blocks more than are free.
-    Short { seats: usize, blocks: usize },
+    /// It could, with more seats and blocks than are free.
+    Short(Lack),
 }
 
-/// The head of the queue that found too few blocks.
+/// What one lacked that found too few blocks. It is not looked up again before there is hope: a
+/// lookup costs as much as its prompt is long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stuck {
-    place: Place,
     /// What it needed itself.
     needed: usize,
     /// Blocks there were.
     available: usize,
+    /// Departures there had been: each may have freed blocks, or brought what it needs.
+    departures: u64,
 }
 
 impl ContinuousScheduler {
     /// Admits from the front of the queue while there are tokens, seats and blocks. The first that
-    /// does not fit holds up the rest, so that nobody is overtaken for ever. Returns what is left
-    /// after them.
+    /// does not fit holds up the rest, so that nobody is overtaken for ever; where tenants take
+    /// turns it holds up its own tenant, and the others once enough of them have passed it.
+    /// Returns what is left after them.
     pub(super) fn plan_waiting(
         &mut self,
         kv: &mut dyn KvManager,
@@ -58,12 +62,25 @@ impl ContinuousScheduler {
                     passed += 1;
                 }
                 Turn::Blocked => break,
-                Turn::Short { seats, blocks } => {
-                    if !self.policy.displacing()
-                        || !self.displace(place, (seats, blocks), kv, plan, &mut left)
+                Turn::Short(lack) => {
+                    if (self.policy.displacing() && self.displace(place, lack, kv, plan, &mut left))
+                        || self.claim((line, place), lack, kv, plan, &mut left)
                     {
+                        continue;
+                    }
+                    let holds_up = match self.seats < self.config.max_num_seqs {
+                        true => !self.queue.has_shares() || self.queue.lacks(line, self.step),
+                        // Another tenant may have a claim yet.
+                        false if self.could_claim() => {
+                            self.queue.shut(line, self.step);
+                            false
+                        }
+                        false => true,
+                    };
+                    if holds_up {
                         break;
                     }
+                    passed += 1;
                 }
             }
         }
@@ -83,8 +100,8 @@ impl ContinuousScheduler {
     }
 
     /// Whether there is a seat, or one could be made.
-    fn could_seat(&self) -> bool {
-        self.seats < self.config.max_num_seqs || self.policy.displacing()
+    fn could_seat(&mut self) -> bool {
+        self.seats < self.config.max_num_seqs || self.policy.displacing() || self.could_claim()
     }
 
     fn admit(
@@ -121,22 +138,28 @@ impl ContinuousScheduler {
         let seats = self.seats + sequence.seats;
         if seats > self.config.max_num_seqs {
             let seats = seats - self.config.max_num_seqs;
-            let blocks = match self.policy.displacing() {
-                // So that nobody loses a seat to one that then finds no blocks.
-                true => kv.demand(sequence.id, sequence.known).unwrap_or(0) + kept,
+            // So that nobody loses a seat to one that then finds no blocks.
+            let needed = match self.policy.displacing() || self.reclaims {
+                true => kv.demand(sequence.id, sequence.known).unwrap_or(0),
                 false => 0,
             };
-            let blocks = blocks.saturating_sub(available);
-            return Turn::Short { seats, blocks };
+            return Turn::Short(Lack {
+                seats,
+                blocks: (needed + kept).saturating_sub(available),
+                needed,
+            });
         }
-        if let Some(stuck) = self.blocked
+        if let Some(stuck) = sequence.stuck
             && running
-            && stuck.place == place
+            && stuck.departures == self.departures
             && available <= stuck.available
             && stuck.needed + kept > available
         {
-            let blocks = stuck.needed + kept - available;
-            return Turn::Short { seats: 0, blocks };
+            return Turn::Short(Lack {
+                seats: 0,
+                blocks: stuck.needed + kept - available,
+                needed: stuck.needed,
+            });
         }
         let (id, known, max_chunk) = (sequence.id, sequence.known, sequence.max_chunk);
         let hit = kv.prefix(id).tokens.min(known - 1);
@@ -150,13 +173,19 @@ impl ContinuousScheduler {
         // All its tokens must fit, whatever the chunk, beside what others have yet to take.
         let allocated = match kv.demand(id, known) {
             Ok(needed) if needed + kept > available => {
-                self.blocked = Some(Stuck {
-                    place,
+                let departures = self.departures;
+                if let Some(sequence) = self.table.at_mut(slot) {
+                    sequence.stuck = Some(Stuck {
+                        needed,
+                        available,
+                        departures,
+                    });
+                }
+                return Turn::Short(Lack {
+                    seats: 0,
+                    blocks: needed + kept - available,
                     needed,
-                    available,
                 });
-                let blocks = needed + kept - available;
-                return Turn::Short { seats: 0, blocks };
             }
             Ok(_) => kv.allocate(id, hit + len),
             Err(error) => Err(error),
@@ -187,6 +216,7 @@ impl ContinuousScheduler {
         sequence.plan_row(len, self.step, plan);
         left.note(sequence, kv.layout().block_size.max(1));
         self.join_ring(slot);
+        self.queue.seated(line);
         if !resumed {
             self.queue.admitted(line, known - cached, cached);
             self.service.admitted(known);

@@ -59,6 +59,7 @@ impl ContinuousScheduler {
         if parent.seats > 1 {
             parent.seats -= 1;
             self.seats -= usize::from(running);
+            self.queue.rise(child.line, usize::from(running));
         }
         child.computed = parent.sealed;
         child.sealed = parent.sealed;
@@ -104,11 +105,15 @@ impl ContinuousScheduler {
             let reserved = sequence.seats - 1;
             sequence.seats = 1;
             if sequence.running {
-                self.seats -= reserved;
                 let to_come = self.reserve.counted(sequence.to_come());
                 self.reserve
                     .leave(sequence.reserved.saturating_sub(to_come));
                 sequence.reserved = to_come;
+                if reserved > 0 {
+                    let line = sequence.line;
+                    self.seats -= reserved;
+                    self.queue.rise(line, reserved);
+                }
             }
             let appended = kv.append(row.id, tokens);
             self.note(appended);

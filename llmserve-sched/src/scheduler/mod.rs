@@ -11,12 +11,14 @@
 //!  queue/       who is next: turns of tenants, ranks within one
 //!  drafts.rs    plan, what is left of it: guesses to verify
 //!  preempt.rs   taking blocks away
+//!  displace.rs  from whom: for a rank, or for a tenant's share
 //!  commit.rs    seal, fork, append, end
 //! ```
 
 mod admit;
 mod commit;
 mod delay;
+mod displace;
 mod drafts;
 mod flight;
 mod preempt;
@@ -39,8 +41,8 @@ use llmserve_core::{
 use crate::builder::SchedulerBuilder;
 use crate::config::SchedulerConfig;
 use crate::policy::{Candidate, Guarded, Policy};
-use admit::Stuck;
 use delay::Delay;
+use displace::Holdings;
 use queue::{LineId, Place, Queue};
 use reserve::Reserve;
 use ring::Ring;
@@ -108,14 +110,19 @@ pub struct ContinuousScheduler {
     /// Where the walk over the running goes on. Like the two above, it moves on when the sequence
     /// it points to leaves the ring.
     cursor: Option<usize>,
-    /// The head of the queue that found too few blocks. It is not looked up again before there is
-    /// hope: a lookup costs as much as its prompt is long.
-    blocked: Option<Stuck>,
     reserve: Reserve,
     service: Service,
     delay: Delay,
     /// How often a sequence came to run or ceased to.
     changes: u64,
+    /// How often one ceased to.
+    departures: u64,
+    /// Whether tenants take what others have beyond their shares.
+    reclaims: bool,
+    /// [`changes`](Self::changes) when a tenant found nobody to take a seat from.
+    unclaimed: u64,
+    /// Scratch of a claim.
+    holdings: Holdings,
     /// Whether the ranks of those that wait may be others than those of their submission.
     has_reviews: bool,
     preemptions: u64,
@@ -140,7 +147,11 @@ impl ContinuousScheduler {
     pub(crate) fn new(config: SchedulerConfig, policy: Box<dyn Policy>) -> Self {
         let policy = Guarded::new(policy);
         Self {
-            queue: Queue::new(config.fairness.clone(), policy.patience()),
+            queue: Queue::new(
+                config.fairness.clone(),
+                policy.patience(),
+                config.max_num_seqs,
+            ),
             policy,
             table: Table::default(),
             ring: Ring::new(),
@@ -150,11 +161,17 @@ impl ContinuousScheduler {
             turn: None,
             next_turn: None,
             cursor: None,
-            blocked: None,
             reserve: Reserve::new(config.reservation),
             service: Service::default(),
             delay: Delay::default(),
             changes: 1,
+            departures: 1,
+            reclaims: config
+                .fairness
+                .as_ref()
+                .is_some_and(|fairness| fairness.reclaims),
+            unclaimed: 0,
+            holdings: Holdings::default(),
             has_reviews: false,
             preemptions: 0,
             kv_errors: 0,
@@ -194,14 +211,16 @@ impl ContinuousScheduler {
         if let Some(sequence) = self.table.at_mut(slot) {
             sequence.reserved = self.reserve.counted(sequence.to_come());
             self.reserve.enter(sequence.reserved);
-            self.seats += sequence.seats;
+            let (line, seats) = (sequence.line, sequence.seats);
+            self.seats += seats;
+            self.queue.sit(line, seats);
             self.ring.push_back(slot);
             self.changes += 1;
         }
     }
 
     /// Takes a sequence off the ring, its seats and what is reserved for it with it.
-    fn leave_ring(&mut self, slot: usize, seats: usize, reserved: usize) {
+    fn leave_ring(&mut self, slot: usize, (line, seats): (LineId, usize), reserved: usize) {
         let next = self.ring.next(slot).filter(|next| *next != slot);
         for at in [&mut self.turn, &mut self.next_turn, &mut self.cursor] {
             if *at == Some(slot) {
@@ -210,8 +229,10 @@ impl ContinuousScheduler {
         }
         self.ring.remove(slot);
         self.seats -= seats;
+        self.queue.rise(line, seats);
         self.reserve.leave(reserved);
         self.changes += 1;
+        self.departures += 1;
     }
 
     /// Puts a sequence of the table into the queue.
@@ -234,13 +255,13 @@ impl ContinuousScheduler {
 
     /// Removes a sequence from wherever it is.
     fn forget(&mut self, slot: usize) -> Option<Sequence> {
-        self.blocked = None;
         if !self.table.at(slot)?.running {
             self.dequeue(slot);
         }
         let sequence = self.table.remove(slot)?;
         if sequence.running {
-            self.leave_ring(slot, sequence.seats, sequence.reserved);
+            let seats = (sequence.line, sequence.seats);
+            self.leave_ring(slot, seats, sequence.reserved);
         }
         self.queue.leave(sequence.line);
         Some(sequence)

@@ -3,75 +3,22 @@
 use llmserve_core::{KvManager, StepPlan};
 
 use super::ContinuousScheduler;
-use super::queue::Place;
 use super::running::Left;
 
 impl ContinuousScheduler {
-    /// The slot of the running sequence that yields; none if nothing runs.
+    /// The slot of the running sequence that yields; none if nothing runs. Where tenants have
+    /// shares it is one of a tenant that holds more blocks than its share, if there is such a one.
     pub(super) fn victim(&mut self, kv: &dyn KvManager) -> Option<usize> {
         let running = self.ring.iter().filter_map(|slot| self.table.at(slot));
         self.candidates
             .extend(running.map(|sequence| sequence.candidate(kv)));
+        if self.queue.has_shares() {
+            self.spare_the_modest(kv);
+        }
         let victim = self.policy.victim(&self.candidates);
         let slot = victim.map(|index| self.candidates[index].id.slot());
         self.candidates.clear();
         slot
-    }
-
-    /// Preempts one of those that a waiting one may displace, if all of them together would make
-    /// room for `seats` and `blocks` more than there are. False if nobody was.
-    pub(super) fn displace(
-        &mut self,
-        place: Place,
-        (seats, blocks): (usize, usize),
-        kv: &mut dyn KvManager,
-        plan: &mut StepPlan,
-        left: &mut Left,
-    ) -> bool {
-        let mut candidates = std::mem::take(&mut self.candidates);
-        let (mut free_seats, mut free_blocks, mut reserved) = (0, 0, 0);
-        let block_size = kv.layout().block_size.max(1);
-        for slot in self.ring.iter() {
-            let Some(sequence) = self.table.at(slot) else {
-                continue;
-            };
-            let may = sequence.is_displaceable(self.step, block_size, !plan.admitted.is_empty());
-            if sequence.preemptions >= crate::MAX_PREEMPTIONS || !may {
-                continue;
-            }
-            let candidate = sequence.candidate(kv);
-            if self.policy.displaces(place.rank, &candidate) {
-                free_seats += sequence.seats;
-                free_blocks += candidate.gain;
-                reserved += sequence.reserved;
-                candidates.push(candidate);
-            }
-        }
-        // What is kept for them need not be kept any longer; with nobody left nothing need.
-        let least = self.watermark(place, kv);
-        let head = self.table.at(place.slot);
-        let head = head.map_or(0, |head| self.reserve.counted(head.to_come()));
-        let kept = self.reserve.blocks(head, block_size).max(least);
-        let left_to_keep = match candidates.len() == self.ring.len() {
-            true => 0,
-            false => self
-                .reserve
-                .blocks_without(reserved, head, block_size)
-                .max(least),
-        };
-        free_blocks += kept.saturating_sub(left_to_keep);
-        let enough = free_seats >= seats && free_blocks >= blocks;
-        let victim = match enough {
-            true => self.policy.victim(&candidates),
-            false => None,
-        };
-        let victim = victim.map(|index| candidates[index].id.slot());
-        candidates.clear();
-        self.candidates = candidates;
-        if let Some(victim) = victim {
-            self.preempt(victim, kv, plan, left);
-        }
-        victim.is_some()
     }
 
     /// Puts a running sequence back into the queue, before the newcomers of its rank. It keeps its
@@ -91,7 +38,12 @@ impl ContinuousScheduler {
         let Some(sequence) = self.table.at_mut(slot) else {
             return;
         };
-        let (id, seats, reserved) = (sequence.id, sequence.seats, sequence.reserved);
+        let (id, reserved) = (sequence.id, sequence.reserved);
+        let seats = (sequence.line, sequence.seats);
+        if sequence.visited == self.step {
+            // It takes none of them now.
+            left.owed -= std::mem::take(&mut sequence.owed);
+        }
         if sequence.planned == self.step {
             sequence.flight.retract();
             if let Some(index) = plan.rows.iter().rposition(|row| row.id == id) {
@@ -112,7 +64,6 @@ impl ContinuousScheduler {
         self.note(released);
         self.leave_ring(slot, seats, reserved);
         self.enqueue(slot);
-        self.blocked = None;
         self.preemptions += 1;
         plan.preempted.push(id);
     }

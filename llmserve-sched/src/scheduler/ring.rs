@@ -57,6 +57,15 @@ impl Ring {
         })
     }
 
+    /// All slots, last to first.
+    pub(super) fn backwards(&self) -> impl Iterator<Item = usize> + '_ {
+        let mut at = self.head;
+        (0..self.len).map(move |_| {
+            at = self.links[at].prev;
+            at
+        })
+    }
+
     pub(super) fn push_back(&mut self, slot: usize) {
         if slot >= self.links.len() {
             let empty = Link {
@@ -128,6 +137,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ring.iter().collect::<Vec<_>>(), model.clone());
+                let backwards: Vec<_> = model.iter().rev().copied().collect();
+                prop_assert_eq!(ring.backwards().collect::<Vec<_>>(), backwards);
                 prop_assert_eq!(ring.first(), model.first().copied());
                 prop_assert_eq!(ring.len(), model.len());
                 prop_assert_eq!(ring.is_empty(), model.is_empty());

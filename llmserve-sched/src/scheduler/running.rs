@@ -19,8 +19,9 @@ pub(super) struct Left {
 
 impl Left {
     /// Takes note of a running sequence that may have more to compute than its row.
-    pub(super) fn note(&mut self, sequence: &Sequence, block_size: usize) {
+    pub(super) fn note(&mut self, sequence: &mut Sequence, block_size: usize) {
         let owed = sequence.owed(block_size);
+        sequence.owed = owed;
         if owed > 0 {
             self.owed += owed;
             if let Some(free) = self.prefilling.iter_mut().find(|slot| slot.is_none()) {
@@ -94,6 +95,7 @@ impl ContinuousScheduler {
                 break;
             }
             sequence.visited = self.step;
+            sequence.owed = 0;
             // Before the row: this one, and the next, may have to leave the ring for it.
             self.cursor = self.ring.next(slot);
             if sequence.is_ready() {
@@ -103,7 +105,7 @@ impl ContinuousScheduler {
                     len => self.run_row(slot, len, kv, plan, &mut left),
                 }
             }
-            if let Some(sequence) = self.table.at(slot).filter(|sequence| sequence.running) {
+            if let Some(sequence) = self.table.at_mut(slot).filter(|sequence| sequence.running) {
                 left.note(sequence, block_size);
             }
         }

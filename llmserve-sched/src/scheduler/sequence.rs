@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use llmserve_core::{GroupId, KvManager, SchedRequest, SequenceId, Time};
+use llmserve_core::{GroupId, KvManager, SchedRequest, SequenceId, StepPlan, Time};
 
+use super::admit::Stuck;
 use super::flight::Flight;
 use super::queue::{LineId, Place};
 use crate::policy::{Candidate, Rank, Served};
@@ -35,6 +36,8 @@ pub(super) struct Sequence {
     pub(super) planned: u64,
     /// How long that row is.
     pub(super) row_len: usize,
+    /// Blocks that it has yet to take, as the plan at hand counts them.
+    pub(super) owed: usize,
     pub(super) max_chunk: usize,
     /// Seats it takes while it runs: 1, or its choices until it has forked.
     pub(super) seats: usize,
@@ -62,6 +65,8 @@ pub(super) struct Sequence {
     pub(super) preemptions: u32,
     /// The plan that preempted it last.
     pub(super) preempted: u64,
+    /// What it lacked when it was next and there were too few blocks.
+    pub(super) stuck: Option<Stuck>,
     /// Tokens it was submitted or forked with.
     prompt: usize,
 }
@@ -83,6 +88,7 @@ impl Sequence {
             reserved: 0,
             preemptions: 0,
             preempted: 0,
+            stuck: None,
             running: false,
             resumed: false,
             known: request.tokens,
@@ -98,6 +104,7 @@ impl Sequence {
             visited: 0,
             planned: 0,
             row_len: 0,
+            owed: 0,
         }
     }
 
@@ -119,6 +126,7 @@ impl Sequence {
             reserved: 0,
             preemptions: 0,
             preempted: 0,
+            stuck: None,
             running: false,
             resumed: true,
             known: self.known + own,
@@ -133,6 +141,7 @@ impl Sequence {
             visited: 0,
             planned: 0,
             row_len: 0,
+            owed: 0,
             ..*self
         }
     }
@@ -162,14 +171,17 @@ impl Sequence {
         each.saturating_mul(self.seats)
     }
 
-    /// Whether it was running before step `step` began to be planned, and nobody who was admitted
-    /// since can have hit what its row in the plan will compute.
-    pub(super) fn is_displaceable(&self, step: u64, block_size: usize, admitted: bool) -> bool {
+    /// Whether it may be displaced: it has not been preempted too often, was running before step
+    /// `step` began to be planned, and nobody who was admitted since can have hit what its row in
+    /// the plan will compute.
+    pub(super) fn may_yield(&self, step: u64, block_size: usize, plan: &StepPlan) -> bool {
         let fills_a_block = || {
             let before = self.computed - self.row_len.min(self.computed);
             self.planned == step && before / block_size < self.computed / block_size
         };
-        self.visited == step && !(admitted && fills_a_block())
+        self.preemptions < crate::MAX_PREEMPTIONS
+            && self.visited == step
+            && (plan.admitted.is_empty() || !fills_a_block())
     }
 
     /// Takes note of tokens the host has appended.
@@ -214,16 +226,27 @@ impl Sequence {
 
     /// What a policy sees of it while it runs.
     pub(super) fn candidate(&self, kv: &dyn KvManager) -> Candidate {
-        let held = kv.table(self.id, GroupId::MAIN).len();
+        self.with_gain(self.seen(), kv)
+    }
+
+    /// Adds what its preemption would free: a walk along its blocks.
+    pub(super) fn with_gain(&self, seen: Candidate, kv: &dyn KvManager) -> Candidate {
+        let held = self.held(kv);
         let gain = kv.releasable(self.id).min(held);
         Candidate {
             cached: ((held - gain) * kv.layout().block_size).min(self.computed),
             gain,
-            ..self.seen()
+            ..seen
         }
     }
 
-    fn seen(&self) -> Candidate {
+    /// Blocks it holds, those that others hold too among them.
+    pub(super) fn held(&self, kv: &dyn KvManager) -> usize {
+        kv.table(self.id, GroupId::MAIN).len()
+    }
+
+    /// What a policy sees of it, but for its blocks.
+    pub(super) fn seen(&self) -> Candidate {
         Candidate {
             priority: self.priority,
             tenant: self.tenant.clone(),

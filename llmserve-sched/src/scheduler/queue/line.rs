@@ -27,6 +27,16 @@ pub(super) struct Line {
     /// Newcomers that ever came, and those of them that have left.
     came: u64,
     left: u64,
+    /// Seats that its running sequences take.
+    pub(super) seats: usize,
+    /// Somebody waits here, and it has fewer seats than its share.
+    pub(super) claims: bool,
+    /// It has more seats than its share.
+    pub(super) exceeds: bool,
+    /// Admissions of all lines when its head was found to lack blocks; none if it lacks none.
+    pub(super) short_since: Option<u64>,
+    /// The last step in which all of it was passed.
+    pub(super) shut: u64,
     /// The last one passed in step `step`.
     passed: Option<Place>,
     passed_oldest: bool,
@@ -50,6 +60,11 @@ impl Line {
             oldest: BTreeMap::new(),
             came: 0,
             left: 0,
+            seats: 0,
+            claims: false,
+            exceeds: false,
+            short_since: None,
+            shut: 0,
             passed: None,
             passed_oldest: false,
             step: 0,
@@ -101,6 +116,9 @@ impl Line {
             self.step = step;
             self.passed = None;
             self.passed_oldest = false;
+        }
+        if self.shut == step {
+            return None;
         }
         if !self.passed_oldest
             && let Some((_, (due, place))) = self.oldest.first_key_value()

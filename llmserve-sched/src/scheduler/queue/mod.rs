@@ -7,6 +7,7 @@
 //! has a credit of 0, and a tenant of whom nothing is known any more is forgotten.
 
 mod line;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -39,10 +40,28 @@ pub(super) struct Queue {
     resumed: usize,
     /// Lines in which somebody waits.
     occupied: usize,
+    /// Seats there are for all.
+    seats: usize,
+    /// The weights of all lines that have members, as what a turn brings them.
+    weight: i128,
+    /// Whether weights have changed since claims were counted.
+    stale: bool,
+    /// Lines with a [claim](Line::claims).
+    claims: usize,
+    /// Lines with more than their share.
+    exceeding: usize,
+    /// The last step that was asked for the next one.
+    step: u64,
+    /// Whether nobody with a claim can be served in that step.
+    exhausted: bool,
+    /// The line whose head holds up the others until it has its blocks.
+    holding: Option<LineId>,
+    /// Sequences that came to run, ever.
+    admissions: u64,
 }
 
 impl Queue {
-    pub(super) fn new(fairness: Option<Fairness>, patience: Option<usize>) -> Self {
+    pub(super) fn new(fairness: Option<Fairness>, patience: Option<usize>, seats: usize) -> Self {
         let turn = fairness.as_ref().map_or(1, |fairness| fairness.turn(None));
         Self {
             fairness,
@@ -55,6 +74,15 @@ impl Queue {
             tokens: 0,
             resumed: 0,
             occupied: 0,
+            seats,
+            weight: 0,
+            stale: false,
+            claims: 0,
+            exceeding: 0,
+            step: 0,
+            exhausted: false,
+            holding: None,
+            admissions: 0,
         }
     }
 
@@ -93,17 +121,23 @@ impl Queue {
             },
             _ => COMMON,
         };
-        self.lines[line].members += 1;
+        self.join_line(line);
         line
     }
 
     /// One more sequence of a line: a choice of one that is in it.
     pub(super) fn join_line(&mut self, line: LineId) {
         self.lines[line].members += 1;
+        if self.lines[line].members == 1 {
+            self.reweigh(self.lines[line].turn);
+        }
     }
 
     pub(super) fn leave(&mut self, line: LineId) {
         self.lines[line].members -= 1;
+        if self.lines[line].members == 0 {
+            self.reweigh(-self.lines[line].turn);
+        }
         self.forget(line);
     }
 
@@ -131,6 +165,7 @@ impl Queue {
         self.tokens += tokens;
         self.resumed += usize::from(!place.newcomer);
         self.enter_ring(at);
+        self.note(at);
     }
 
     pub(super) fn remove(&mut self, at: LineId, place: &Place, tokens: usize) {
@@ -142,6 +177,10 @@ impl Queue {
         self.len -= 1;
         self.tokens -= tokens;
         self.resumed -= usize::from(!place.newcomer);
+        if self.lines[at].is_empty() {
+            self.lacks_nothing(at);
+        }
+        self.note(at);
     }
 
     /// A waiting one has another rank.
@@ -165,6 +204,16 @@ impl Queue {
         if self.fairness.is_none() {
             return Some((COMMON, self.lines[COMMON].next(step)?));
         }
+        if self.step != step {
+            self.step = step;
+            self.exhausted = false;
+            self.weigh();
+        }
+        if let Some(at) = self.holding.filter(|at| self.is_eligible(*at))
+            && let Some(place) = self.lines[at].next(step)
+        {
+            return Some((at, place));
+        }
         let mut visited = 0;
         loop {
             let at = *self.ring.front()?;
@@ -175,7 +224,8 @@ impl Queue {
                 line.credit = line.credit.saturating_add(line.turn).min(line.turn);
             }
             if line.credit > 0
-                && let Some(place) = line.next(step)
+                && self.is_eligible(at)
+                && let Some(place) = self.lines[at].next(step)
             {
                 return Some((at, place));
             }
@@ -183,10 +233,20 @@ impl Queue {
             visited += 1;
             if visited > self.ring.len() {
                 // A whole round, and nobody was served: all have debts, or nobody is left.
-                self.skip_rounds(step)?;
+                match self.skip_rounds(step) {
+                    None if self.exhausted || self.claims == 0 => return None,
+                    None => self.exhausted = true,
+                    Some(()) => {}
+                }
                 visited = 0;
             }
         }
+    }
+
+    /// Whether a line is served: one that has its share of the seats is not while another with a
+    /// claim could be.
+    fn is_eligible(&self, at: LineId) -> bool {
+        self.claims == 0 || self.exhausted || self.lines[at].claims
     }
 
     /// One cannot be admitted in this step, for a reason of its own.
@@ -253,6 +313,9 @@ impl Queue {
     fn skip_rounds(&mut self, step: u64) -> Option<()> {
         let mut rounds = None;
         for at in &self.ring {
+            if !self.is_eligible(*at) {
+                continue;
+            }
             let line = &mut self.lines[*at];
             if line.next(step).is_some() {
                 let needed = (1 - line.credit).max(0) as u64;

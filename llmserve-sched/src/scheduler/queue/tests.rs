@@ -20,7 +20,7 @@ fn tenant(name: &str) -> Option<Arc<str>> {
 
 #[test]
 fn preempted_ones_come_first_within_their_rank_only() {
-    let mut queue = Queue::new(None, None);
+    let mut queue = Queue::new(None, None, 8);
     let expected = [
         place(0, true, 9),
         place(1, false, 7),
@@ -54,7 +54,7 @@ fn serve(queue: &mut Queue, cost: usize) -> Vec<usize> {
 }
 
 fn fair(quantum: usize) -> Queue {
-    Queue::new(Some(Fairness::default().quantum(quantum)), None)
+    Queue::new(Some(Fairness::default().quantum(quantum)), None, 8)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn tenants_take_turns_whatever_they_have_queued() {
 #[test]
 fn a_tenant_of_twice_the_weight_is_served_twice_as_much() {
     let fairness = Fairness::default().quantum(10).weight("b", 2.0);
-    let mut queue = Queue::new(Some(fairness), None);
+    let mut queue = Queue::new(Some(fairness), None, 8);
     let (a, b) = (
         queue.join(tenant("a").as_ref()),
         queue.join(tenant("b").as_ref()),
@@ -162,7 +162,7 @@ fn cached_tokens_cost_less() {
 
 #[test]
 fn one_overtaken_often_enough_is_next() {
-    let mut queue = Queue::new(None, Some(3));
+    let mut queue = Queue::new(None, Some(3), 8);
     let line = queue.join(None);
     queue.insert(line, place(9, true, 0), 1);
     let mut before = 0;
@@ -231,7 +231,7 @@ proptest! {
         ranks in prop::collection::vec((0..5i64, 0..3usize), 1..120),
         patience in 0..20usize,
     ) {
-        let mut queue = Queue::new(None, Some(patience));
+        let mut queue = Queue::new(None, Some(patience), 8);
         let line = queue.join(None);
         let (mut left, mut due) = (0, Vec::new());
         let mut arrivals = ranks.into_iter();

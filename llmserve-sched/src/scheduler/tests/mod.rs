@@ -11,6 +11,7 @@ mod preemption;
 mod pressure;
 mod random;
 mod refusals;
+mod shares;
 
 use llmserve_core::SchedRequest;
 
