@@ -237,6 +237,13 @@ mod tests {
                 },
             ),
             (
+                "margin",
+                Reservation {
+                    margin: 1.0,
+                    ..Reservation::default()
+                },
+            ),
+            (
                 "rise",
                 Reservation {
                     rise: f64::NAN,

@@ -29,7 +29,9 @@ enum Turn {
 pub(super) struct Stuck {
     /// What it needed itself.
     needed: usize,
-    /// Blocks there were.
+    /// How many more than there were.
+    blocks: usize,
+    /// Blocks there were. Those it was kept from are taken by those they are kept for.
     available: usize,
     /// Departures there had been: each may have freed blocks, or brought what it needs.
     departures: u64,
@@ -126,14 +128,22 @@ impl ContinuousScheduler {
             return Turn::Passed;
         }
         let available = kv.available();
-        let kept = match running {
-            true => {
-                let to_come = self.reserve.counted(sequence.to_come());
-                let to_come = self.reserve.blocks(to_come, kv.layout().block_size);
-                left.owed + to_come.max(self.watermark(place, kv))
-            }
-            // Alone it has the cache to itself.
-            false => left.owed,
+        if let Some(stuck) = sequence.stuck
+            && running
+            && stuck.departures == self.departures
+            && available <= stuck.available
+            && self.seats + sequence.seats <= self.config.max_num_seqs
+        {
+            return Turn::Short(Lack {
+                seats: 0,
+                blocks: stuck.blocks,
+                needed: stuck.needed,
+            });
+        }
+        // Alone it has the cache to itself.
+        let kept = left.owed + if running { self.kept(place, kv) } else { 0 };
+        let Some(sequence) = self.table.at(slot) else {
+            return Turn::Passed;
         };
         let seats = self.seats + sequence.seats;
         if seats > self.config.max_num_seqs {
@@ -149,18 +159,6 @@ impl ContinuousScheduler {
                 needed,
             });
         }
-        if let Some(stuck) = sequence.stuck
-            && running
-            && stuck.departures == self.departures
-            && available <= stuck.available
-            && stuck.needed + kept > available
-        {
-            return Turn::Short(Lack {
-                seats: 0,
-                blocks: stuck.needed + kept - available,
-                needed: stuck.needed,
-            });
-        }
         let (id, known, max_chunk) = (sequence.id, sequence.known, sequence.max_chunk);
         let hit = kv.prefix(id).tokens.min(known - 1);
         let len = self.config.row_len(known - hit, max_chunk, left.budget);
@@ -173,17 +171,18 @@ impl ContinuousScheduler {
         // All its tokens must fit, whatever the chunk, beside what others have yet to take.
         let allocated = match kv.demand(id, known) {
             Ok(needed) if needed + kept > available => {
-                let departures = self.departures;
+                let (departures, blocks) = (self.departures, needed + kept - available);
                 if let Some(sequence) = self.table.at_mut(slot) {
                     sequence.stuck = Some(Stuck {
                         needed,
+                        blocks,
                         available,
                         departures,
                     });
                 }
                 return Turn::Short(Lack {
                     seats: 0,
-                    blocks: needed + kept - available,
+                    blocks,
                     needed,
                 });
             }
@@ -213,6 +212,9 @@ impl ContinuousScheduler {
         sequence.resumed = true;
         sequence.computed = cached;
         sequence.sealed = cached;
+        sequence.cached = cached;
+        let expected = self.reserve.expect(sequence);
+        self.reserve.add(expected);
         sequence.plan_row(len, self.step, plan);
         left.note(sequence, kv.layout().block_size.max(1));
         self.join_ring(slot);
@@ -228,6 +230,27 @@ impl ContinuousScheduler {
             resumed,
         });
         Turn::Admitted(len)
+    }
+
+    /// Blocks that are kept from one that waits, for what the running and it may generate.
+    pub(super) fn kept(&mut self, place: Place, kv: &dyn KvManager) -> usize {
+        if self.reserve.begin(self.step, self.departures) {
+            for slot in self.ring.iter() {
+                if let Some(sequence) = self.table.at_mut(slot) {
+                    let expected = self.reserve.expect(sequence);
+                    self.reserve.add(expected);
+                }
+            }
+        }
+        let least = self.watermark(place, kv);
+        let Some(sequence) = self.table.at_mut(place.slot) else {
+            return least;
+        };
+        let expected = self.reserve.expect(sequence);
+        let layout = kv.layout();
+        let total = layout.blocks.iter().min().copied().unwrap_or(0);
+        let blocks = self.reserve.blocks(expected, layout.block_size, total);
+        blocks.max(least)
     }
 
     /// Blocks that a newcomer leaves free at least.

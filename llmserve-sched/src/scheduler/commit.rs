@@ -104,16 +104,10 @@ impl ContinuousScheduler {
             self.queue.generated(sequence.line, tokens.len());
             let reserved = sequence.seats - 1;
             sequence.seats = 1;
-            if sequence.running {
-                let to_come = self.reserve.counted(sequence.to_come());
-                self.reserve
-                    .leave(sequence.reserved.saturating_sub(to_come));
-                sequence.reserved = to_come;
-                if reserved > 0 {
-                    let line = sequence.line;
-                    self.seats -= reserved;
-                    self.queue.rise(line, reserved);
-                }
+            if sequence.running && reserved > 0 {
+                let line = sequence.line;
+                self.seats -= reserved;
+                self.queue.rise(line, reserved);
             }
             let appended = kv.append(row.id, tokens);
             self.note(appended);
@@ -127,7 +121,11 @@ impl ContinuousScheduler {
         }
         let sequence = self.forget(id.slot());
         match (end, sequence) {
-            (End::Done, Some(sequence)) => self.policy.served(&sequence.served()),
+            (End::Done, Some(sequence)) => {
+                self.reserve
+                    .ended(sequence.generated, sequence.max_new_tokens);
+                self.policy.served(&sequence.served());
+            }
             (End::Failed, _) => {
                 let revoked = kv.revoke(id);
                 self.note(revoked);

@@ -132,29 +132,29 @@ impl ContinuousScheduler {
         left: &mut Left,
     ) -> bool {
         let candidates = std::mem::take(&mut self.candidates);
-        let block_size = kv.layout().block_size.max(1);
-        let (mut seats, mut blocks, mut reserved) = (0, 0, 0);
+        let kept = self.kept(place, kv);
+        let (mut seats, mut blocks) = (0, 0);
         for candidate in &candidates {
             blocks += candidate.gain;
-            if let Some(sequence) = self.table.at(candidate.id.slot()) {
+            if let Some(sequence) = self.table.at_mut(candidate.id.slot()) {
                 seats += sequence.seats;
                 // What it has yet to take need not be kept for it either.
                 blocks += sequence.owed;
-                reserved += sequence.reserved;
+                let expected = self.reserve.expect(sequence);
+                self.reserve.remove(expected);
             }
         }
         // Nor what it may generate; with nobody left nothing need be kept.
-        let least = self.watermark(place, kv);
-        let head = self.table.at(place.slot);
-        let head = head.map_or(0, |head| self.reserve.counted(head.to_come()));
-        let kept = self.reserve.blocks(head, block_size).max(least);
         let left_to_keep = match candidates.len() == self.ring.len() {
             true => 0,
-            false => self
-                .reserve
-                .blocks_without(reserved, head, block_size)
-                .max(least),
+            false => self.kept(place, kv),
         };
+        for candidate in &candidates {
+            if let Some(sequence) = self.table.at_mut(candidate.id.slot()) {
+                let expected = self.reserve.expect(sequence);
+                self.reserve.add(expected);
+            }
+        }
         blocks += kept.saturating_sub(left_to_keep);
         let enough = seats >= lack.seats && blocks >= lack.blocks;
         let victim = match enough {

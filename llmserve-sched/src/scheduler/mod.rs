@@ -200,7 +200,7 @@ impl ContinuousScheduler {
         self.kv_errors
     }
 
-    /// The share of what running sequences may still generate that admission keeps room for; 0
+    /// The share of what running sequences are expected to need that admission keeps room for; 0
     /// where there is no [`Reservation`](crate::Reservation).
     pub fn reserved_share(&self) -> f64 {
         self.reserve.share()
@@ -209,8 +209,6 @@ impl ContinuousScheduler {
     /// Puts a sequence of the table on the ring, with its seats.
     fn join_ring(&mut self, slot: usize) {
         if let Some(sequence) = self.table.at_mut(slot) {
-            sequence.reserved = self.reserve.counted(sequence.to_come());
-            self.reserve.enter(sequence.reserved);
             let (line, seats) = (sequence.line, sequence.seats);
             self.seats += seats;
             self.queue.sit(line, seats);
@@ -219,8 +217,8 @@ impl ContinuousScheduler {
         }
     }
 
-    /// Takes a sequence off the ring, its seats and what is reserved for it with it.
-    fn leave_ring(&mut self, slot: usize, (line, seats): (LineId, usize), reserved: usize) {
+    /// Takes a sequence off the ring, its seats with it.
+    fn leave_ring(&mut self, slot: usize, line: LineId, seats: usize) {
         let next = self.ring.next(slot).filter(|next| *next != slot);
         for at in [&mut self.turn, &mut self.next_turn, &mut self.cursor] {
             if *at == Some(slot) {
@@ -230,7 +228,6 @@ impl ContinuousScheduler {
         self.ring.remove(slot);
         self.seats -= seats;
         self.queue.rise(line, seats);
-        self.reserve.leave(reserved);
         self.changes += 1;
         self.departures += 1;
     }
@@ -260,8 +257,7 @@ impl ContinuousScheduler {
         }
         let sequence = self.table.remove(slot)?;
         if sequence.running {
-            let seats = (sequence.line, sequence.seats);
-            self.leave_ring(slot, seats, sequence.reserved);
+            self.leave_ring(slot, sequence.line, sequence.seats);
         }
         self.queue.leave(sequence.line);
         Some(sequence)

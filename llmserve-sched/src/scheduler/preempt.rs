@@ -38,8 +38,7 @@ impl ContinuousScheduler {
         let Some(sequence) = self.table.at_mut(slot) else {
             return;
         };
-        let (id, reserved) = (sequence.id, sequence.reserved);
-        let seats = (sequence.line, sequence.seats);
+        let (id, line, seats) = (sequence.id, sequence.line, sequence.seats);
         if sequence.visited == self.step {
             // It takes none of them now.
             left.owed -= std::mem::take(&mut sequence.owed);
@@ -62,7 +61,7 @@ impl ContinuousScheduler {
         // holder.
         let released = kv.release(id);
         self.note(released);
-        self.leave_ring(slot, seats, reserved);
+        self.leave_ring(slot, line, seats);
         self.enqueue(slot);
         self.preemptions += 1;
         plan.preempted.push(id);

@@ -41,8 +41,10 @@ pub(super) struct Sequence {
     pub(super) max_chunk: usize,
     /// Seats it takes while it runs: 1, or its choices until it has forked.
     pub(super) seats: usize,
-    /// What is counted of the tokens it may still generate, while it runs.
-    pub(super) reserved: usize,
+    /// How many tokens it will have generated in the end, as far as one can tell.
+    pub(super) expected: usize,
+    /// Tokens of it that were in the prefix cache when it was admitted.
+    pub(super) cached: usize,
     /// Its tenant's line in the queue.
     pub(super) line: LineId,
     /// In the ring and holding blocks; else in the queue and holding none.
@@ -85,7 +87,8 @@ impl Sequence {
             line,
             queued: 0,
             reviewed: 0,
-            reserved: 0,
+            expected: 0,
+            cached: 0,
             preemptions: 0,
             preempted: 0,
             stuck: None,
@@ -123,7 +126,8 @@ impl Sequence {
             tenant: self.tenant.clone(),
             queued: 0,
             reviewed: 0,
-            reserved: 0,
+            expected: 0,
+            cached: self.known,
             preemptions: 0,
             preempted: 0,
             stuck: None,
@@ -165,12 +169,6 @@ impl Sequence {
             && !self.flight.is_full()
     }
 
-    /// Tokens that it, or the choices it stands for, may still generate.
-    pub(super) fn to_come(&self) -> usize {
-        let each = self.max_new_tokens.saturating_sub(self.generated);
-        each.saturating_mul(self.seats)
-    }
-
     /// Whether it may be displaced: it has not been preempted too often, was running before step
     /// `step` began to be planned, and nobody who was admitted since can have hit what its row in
     /// the plan will compute.
@@ -182,6 +180,11 @@ impl Sequence {
         self.preemptions < crate::MAX_PREEMPTIONS
             && self.visited == step
             && (plan.admitted.is_empty() || !fills_a_block())
+    }
+
+    /// Its number: that of its submission or fork.
+    pub(super) fn number(&self) -> u64 {
+        self.order
     }
 
     /// Takes note of tokens the host has appended.

@@ -91,6 +91,7 @@ fn pressure() -> impl Strategy<Value = SchedulerConfig> {
             least: initial / 3.0,
             decay_steps,
             rise,
+            margin: rise / 2.0,
             ..Reservation::default()
         });
         let fairness = fairness.map(|(quantum, weight, cost)| {

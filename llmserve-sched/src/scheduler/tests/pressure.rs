@@ -12,6 +12,7 @@ fn half() -> Reservation {
     Reservation {
         initial: 0.5,
         least: 0.5,
+        margin: 0.0,
         ..Reservation::default()
     }
 }
@@ -22,8 +23,9 @@ fn admission_keeps_room_for_what_the_running_may_still_generate() {
     let mut rig = Rig::as_built(builder, 12, false);
     rig.submit(0, 32, 65);
     rig.submit(1, 32, 64);
-    // The second needs two blocks, and half of 65 + 64 tokens are five: of ten that are left,
-    // two and five are to spare. A third would need two more of three, and half of 193 is seven.
+    // The second needs two blocks, and until one ends both grow by 64 tokens: half of that is four
+    // blocks, and ten are left. A third needs two as well, and half of three times 64 is six.
+    // Six are left then.
     assert_eq!(rig.step(), [(0, 32), (1, 32)]);
     rig.submit(2, 32, 64);
     assert_eq!(rig.step(), [(0, 1), (1, 1)]);
@@ -52,6 +54,7 @@ fn the_reserved_share_follows_preemptions() {
         initial: 0.2,
         least: 0.1,
         decay_steps: 10,
+        rise: 0.2,
         ..Reservation::default()
     };
     let mut rig = Rig::as_built(ContinuousScheduler::builder().reservation(rules), 11, false);
