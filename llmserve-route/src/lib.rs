@@ -89,6 +89,7 @@ mod builder;
 mod candidate;
 mod estimate;
 mod failover;
+pub mod health;
 pub mod limits;
 mod load;
 mod replica;
