@@ -23,22 +23,25 @@ const COMPLETION_CLIP: usize = 4_096;
 /// assert_eq!(estimated_tokens(&Request::text("twelve bytes").max_tokens(5).n(2)), 3 + 10);
 /// ```
 pub fn estimated_tokens(request: &Request) -> u64 {
-    let prompt = prompt_tokens(&request.prompt);
     let completion = request
         .max_tokens
         .unwrap_or(COMPLETION_CLIP)
         .min(COMPLETION_CLIP);
-    let total = prompt.saturating_add(completion.saturating_mul(request.n));
-    u64::from(u32::try_from(total).unwrap_or(u32::MAX))
+    let completions = completion.saturating_mul(request.n);
+    let completions = u64::try_from(completions).unwrap_or(u64::MAX);
+    let total = prompt_tokens(request).saturating_add(completions);
+    total.min(u64::from(u32::MAX))
 }
 
-/// The prompt's part of [`estimated_tokens`].
-pub(crate) fn estimated_prompt_tokens(request: &Request) -> u64 {
-    u64::from(u32::try_from(prompt_tokens(&request.prompt)).unwrap_or(u32::MAX))
-}
-
-fn prompt_tokens(prompt: &Prompt) -> usize {
-    match prompt {
+/// A guess at the tokens of a request's prompt, as [`estimated_tokens`] counts them.
+///
+/// ```
+/// use llmserve_core::Request;
+/// use llmserve_route::prompt_tokens;
+/// assert_eq!(prompt_tokens(&Request::tokens([1, 2, 3]).max_tokens(5)), 3);
+/// ```
+pub fn prompt_tokens(request: &Request) -> u64 {
+    let prompt: usize = match &request.prompt {
         Prompt::Tokens(tokens) => tokens.len(),
         Prompt::Text(text) => text.len().div_ceil(BYTES_PER_TOKEN),
         Prompt::Messages(messages) => messages
@@ -47,7 +50,8 @@ fn prompt_tokens(prompt: &Prompt) -> usize {
             .sum(),
         // A kind of prompt this crate does not know yet: its completions still count.
         _ => 0,
-    }
+    };
+    (prompt as u64).min(u64::from(u32::MAX))
 }
 
 #[cfg(test)]

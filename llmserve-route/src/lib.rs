@@ -6,9 +6,9 @@
 //! ```text
 //!                      ┌───────────────────────── Router ─────────────────────────┐
 //!                      │                                                          │
-//!  generate(request) ──┼─► filter ───────► Strategy ───► dispatch ──► replica "a" │
-//!                      │   who serves      who of them   counted      replica "b" │
-//!                      │   this model?     now?          at once      replica "c" │
+//!  generate(request) ──┼─► eligible ─────► Strategy ───► dispatch ──► replica "a" │
+//!                      │   model, region,  who of them   counted      replica "b" │
+//!                      │   health, limits  now?          at once      replica "c" │
 //!                      │                      ▲                            │      │
 //!                      │                      │   an error about the       │      │
 //!                      │                      │   replica, before the      │      │
@@ -18,11 +18,15 @@
 //!                      └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! * A [`Replica`] is a name, a service, and the models it serves.
-//! * A [`Strategy`] picks one of the [`Candidate`]s. There are two: [`RoundRobin`] and
-//!   [`LeastLoaded`]; a host's own is one method.
-//! * Load is counted by the router itself, when it dispatches and not when somebody reports. The
-//!   count lives in the stream: it is given back when the answer ends, fails, panics or is dropped.
+//! * A [`Replica`] is a name, a service, and what there is to know about it: models, region,
+//!   capabilities, context, cost and more. They come, drain and go while the router runs; who is
+//!   there at a moment is its [`Fleet`].
+//! * Who may answer is a set of the fleet's [`Slot`]s that every limit of the request narrows. Data
+//!   residency is one of them, and nothing widens the set again.
+//! * A [`Strategy`] picks one of the [`Candidates`]; a host's own is one method.
+//! * Decision and count are one step under one lock: a limit on what a replica has at once is never
+//!   exceeded, however many threads dispatch. The count is given back when the answer ends, fails,
+//!   panics or is dropped.
 //! * Failover happens in the stream, never in `generate()`: a replica that fails before its first
 //!   event with an error of its own (overloaded, shut down, model failure, panic) is replaced by
 //!   another, each at most once. A request that is itself wrong fails at once, and after the first
@@ -84,17 +88,20 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
-mod attempt;
-mod builder;
-mod candidate;
+mod ask;
+mod availability;
+mod candidates;
 mod estimate;
 mod failover;
+mod fleet;
 pub mod health;
 pub mod limits;
 mod load;
+mod outcome;
+mod random;
 mod replica;
-mod routed;
 mod router;
+mod set;
 mod stats;
 mod strategy;
 mod timer;
@@ -102,11 +109,15 @@ mod timer;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{BuildError, RouterBuilder};
-pub use candidate::Candidate;
-pub use estimate::estimated_tokens;
-pub use replica::Replica;
-pub use router::Router;
+pub use ask::{Ask, Prepared};
+pub use availability::Availability;
+pub use candidates::{Candidate, Candidates};
+pub use estimate::{estimated_tokens, prompt_tokens};
+pub use fleet::{Fleet, Slot};
+pub use outcome::{End, Outcome};
+pub use replica::{Replica, ReplicaInfo};
+pub use router::{Assigned, BuildError, Router, RouterBuilder, UnknownReplica};
+pub use set::ReplicaSet;
 pub use stats::{ReplicaStats, RouterStats};
-pub use strategy::{LeastLoaded, RoundRobin, Strategy};
+pub use strategy::{LeastLoaded, LeastTokens, PowerOfTwo, Random, RoundRobin, Strategy};
 pub use timer::{Alarm, ManualTimer, SystemTimer, Timer};

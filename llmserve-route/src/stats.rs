@@ -1,6 +1,7 @@
 //! What a router has done, in numbers.
 
-/// Every replica's counters, in the order the replicas were added.
+/// Every replica's counters, in the order of their slots: that in which they were added, as long
+/// as none is removed.
 ///
 /// Each number is exact when it is read; numbers read one after another while requests run are
 /// no snapshot.
@@ -45,6 +46,8 @@ impl RouterStats {
 pub struct ReplicaStats {
     /// The replica's name.
     pub name: String,
+    /// Whether it takes no new requests.
+    pub draining: bool,
     /// Requests dispatched to it and not ended.
     pub outstanding: usize,
     /// [`estimated_tokens`](crate::estimated_tokens) of those, added up.

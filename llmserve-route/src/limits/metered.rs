@@ -8,7 +8,7 @@ use futures_core::Stream;
 use llmserve_core::{Error, Event, EventStream, Request};
 
 use super::charge::Charge;
-use crate::estimate::estimated_prompt_tokens;
+use crate::estimate::prompt_tokens;
 
 /// What is known of a request's cost, and the charge that it will be settled with.
 pub(super) struct Metered {
@@ -25,7 +25,7 @@ impl Metered {
     pub(super) fn new(charge: Arc<Charge>, request: &Request) -> Self {
         Self {
             charge,
-            prompt: estimated_prompt_tokens(request),
+            prompt: prompt_tokens(request),
             completions: Vec::new(),
             choices: request.n,
             unfinished: request.n,

@@ -1,31 +1,34 @@
 //! The one with the least to do.
 
-use llmserve_core::Request;
-
 use super::{Strategy, turns::Turns};
-use crate::candidate::Candidate;
+use crate::ask::Ask;
+use crate::candidates::Candidates;
+use crate::fleet::Slot;
 
 /// The candidate with the fewest outstanding requests; among equals, everyone in turn.
 ///
 /// Follows load that differs from request to request, which [`RoundRobin`](crate::RoundRobin)
 /// does not see. Taking turns among equals matters: idle replicas are all equal, and the lowest
-/// index would get every request of a quiet hour, and a burst's first requests from every thread
-/// at once. A replica that fails fast looks idle, so it is asked often; its requests then fail
-/// over. Its memory of turns is by replica index, so each router needs its own.
+/// index would get every request of a quiet hour. A replica that fails fast looks idle, so it is
+/// asked often; its requests then fail over.
 ///
 /// ```
-/// use llmserve_core::Request;
-/// use llmserve_route::{Candidate, LeastLoaded, Strategy};
-/// let least = LeastLoaded::new();
-/// let candidates = [
-///     Candidate::new(0, "a").outstanding(2),
-///     Candidate::new(1, "b").outstanding(1),
-///     Candidate::new(2, "c").outstanding(1),
-/// ];
-/// let request = Request::text("Hi");
-/// assert_eq!(least.pick(&candidates, &request), Some(1));
-/// assert_eq!(least.pick(&candidates, &request), Some(2));
-/// assert_eq!(least.pick(&candidates, &request), Some(1));
+/// # use llmserve_core::{Error, EventStream, Generate, Request};
+/// # use llmserve_route::{Replica, Router};
+/// # struct Closed;
+/// # impl Generate for Closed {
+/// #     fn generate(&self, _request: Request) -> EventStream {
+/// #         EventStream::failed(Error::ShutDown)
+/// #     }
+/// # }
+/// use llmserve_route::LeastLoaded;
+/// let router = Router::builder()
+///     .replicas(["a", "b", "c"].map(|name| Replica::new(name, Closed)))
+///     .strategy(LeastLoaded::new())
+///     .build()?;
+/// let _streams: Vec<_> = (0..6).map(|_| router.generate(Request::text("Hi"))).collect();
+/// assert!(router.stats().replicas.iter().all(|replica| replica.outstanding == 2));
+/// # Ok::<(), llmserve_route::BuildError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct LeastLoaded {
@@ -40,43 +43,37 @@ impl LeastLoaded {
 }
 
 impl Strategy for LeastLoaded {
-    fn pick(&self, candidates: &[Candidate<'_>], _request: &Request) -> Option<usize> {
-        let least = candidates.iter().map(|c| c.outstanding).min()?;
-        self.turns.give(candidates, |c| c.outstanding == least)
+    fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+        let load = |slot: &Slot| candidates.outstanding(*slot);
+        let least = candidates.iter().map(|slot| load(&slot)).min()?;
+        let equals = candidates.iter().filter(|slot| load(slot) == least);
+        self.turns.give(equals)
+    }
+
+    fn left(&self, slot: Slot) {
+        self.turns.forget(slot);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategy::testing::Bench;
 
     #[test]
     fn load_comes_before_turns() {
         let strategy = LeastLoaded::new();
-        let request = Request::text("");
-        let one_idle = [
-            Candidate::new(0, "a").outstanding(1),
-            Candidate::new(1, "b"),
-        ];
+        let one_idle = Bench::of(2).outstanding(&[1, 0]);
         for _ in 0..3 {
-            assert_eq!(strategy.pick(&one_idle, &request), Some(1));
+            assert_eq!(one_idle.pick(&strategy), Some(1));
         }
-        assert_eq!(strategy.pick(&[], &request), None);
     }
 
     #[test]
-    fn equal_snapshots_seen_by_many_threads_are_spread() {
+    fn equals_take_turns() {
         let strategy = LeastLoaded::new();
-        let idle: Vec<_> = (0..4).map(|index| Candidate::new(index, "r")).collect();
-        let counts = parking_lot::Mutex::new([0usize; 4]);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let place = strategy.pick(&idle, &Request::text("")).unwrap();
-                    counts.lock()[place] += 1;
-                });
-            }
-        });
-        assert_eq!(counts.into_inner(), [1; 4]);
+        let bench = Bench::of(3).outstanding(&[2, 1, 1]);
+        let picks: Vec<_> = (0..4).filter_map(|_| bench.pick(&strategy)).collect();
+        assert_eq!(picks, [1, 2, 1, 2]);
     }
 }

@@ -1,24 +1,33 @@
 //! Everyone in turn.
 
-use llmserve_core::Request;
-
 use super::{Strategy, turns::Turns};
-use crate::candidate::Candidate;
+use crate::ask::Ask;
+use crate::candidates::Candidates;
+use crate::fleet::Slot;
 
 /// Everyone in turn: the candidate whose last turn is the longest ago.
 ///
-/// Fair to each replica also where requests for different models are mixed and the lists of
-/// candidates overlap. Blind to load: right for requests of about equal cost. Its memory of turns
-/// is by replica index, so each router needs its own.
+/// Fair to each replica also where requests for different models are mixed and the sets of
+/// candidates overlap. Blind to load: right for requests of about equal cost.
 ///
 /// ```
-/// use llmserve_core::Request;
-/// use llmserve_route::{Candidate, RoundRobin, Strategy};
-/// let turns = RoundRobin::new();
-/// let candidates = [Candidate::new(0, "a"), Candidate::new(1, "b")];
-/// let request = Request::text("Hi");
-/// let picks: Vec<_> = (0..4).map(|_| turns.pick(&candidates, &request)).collect();
-/// assert_eq!(picks, [Some(0), Some(1), Some(0), Some(1)]);
+/// # use llmserve_core::{Error, EventStream, Generate, Request};
+/// # use llmserve_route::{Replica, Router};
+/// # struct Closed;
+/// # impl Generate for Closed {
+/// #     fn generate(&self, _request: Request) -> EventStream {
+/// #         EventStream::failed(Error::ShutDown)
+/// #     }
+/// # }
+/// use llmserve_route::RoundRobin;
+/// let router = Router::builder()
+///     .replicas(["a", "b", "c"].map(|name| Replica::new(name, Closed)))
+///     .strategy(RoundRobin::new())
+///     .max_attempts(1)
+///     .build()?;
+/// (0..6).for_each(|_| drop(router.generate(Request::text("Hi"))));
+/// assert!(router.stats().replicas.iter().all(|replica| replica.dispatched == 2));
+/// # Ok::<(), llmserve_route::BuildError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct RoundRobin {
@@ -33,60 +42,50 @@ impl RoundRobin {
 }
 
 impl Strategy for RoundRobin {
-    fn pick(&self, candidates: &[Candidate<'_>], _request: &Request) -> Option<usize> {
-        self.turns.give(candidates, |_| true)
+    fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+        self.turns.give(candidates.iter())
+    }
+
+    fn left(&self, slot: Slot) {
+        self.turns.forget(slot);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::set::ReplicaSet;
+    use crate::strategy::testing::Bench;
+    use llmserve_core::Request;
+
+    fn pick(strategy: &RoundRobin, bench: &Bench, set: impl IntoIterator<Item = usize>) -> usize {
+        let set: ReplicaSet = set.into_iter().collect();
+        let picked = bench.pick_of(strategy, &Request::text(""), &set);
+        picked.expect("somebody")
+    }
 
     #[test]
     fn mixed_models_starve_nobody() {
-        let strategy = RoundRobin::new();
-        let all: Vec<_> = (0..4).map(|index| Candidate::new(index, "r")).collect();
-        let (small, large) = all.split_at(2);
-        let request = Request::text("");
+        let (strategy, bench) = (RoundRobin::new(), Bench::of(4));
         let mut turns = [0; 4];
         for step in 0..40 {
-            let list = if step % 2 == 0 { small } else { large };
-            let place = strategy.pick(list, &request).unwrap();
-            turns[list[place].index] += 1;
+            let set = if step % 2 == 0 { [0, 1] } else { [2, 3] };
+            turns[pick(&strategy, &bench, set)] += 1;
         }
         assert_eq!(turns, [10, 10, 10, 10]);
     }
 
     #[test]
-    fn overlapping_lists_serve_the_longest_waiting() {
-        let strategy = RoundRobin::new();
-        let request = Request::text("");
-        let all: Vec<_> = (0..3).map(|index| Candidate::new(index, "r")).collect();
-        assert_eq!(strategy.pick(&all[..2], &request), Some(0));
-        assert_eq!(strategy.pick(&all[..2], &request), Some(1));
+    fn overlapping_sets_serve_the_longest_waiting() {
+        let (strategy, bench) = (RoundRobin::new(), Bench::of(3));
+        assert_eq!(pick(&strategy, &bench, 0..2), 0);
+        assert_eq!(pick(&strategy, &bench, 0..2), 1);
         // 2 never had a turn, then 0 has waited longer than 1.
-        assert_eq!(strategy.pick(&all, &request), Some(2));
-        assert_eq!(strategy.pick(&all[..2], &request), Some(0));
-        assert_eq!(strategy.pick(&all, &request), Some(1));
-        assert_eq!(strategy.pick(&[], &request), None);
-    }
-
-    #[test]
-    fn exact_under_threads() {
-        let strategy = RoundRobin::new();
-        let all: Vec<_> = (0..5).map(|index| Candidate::new(index, "r")).collect();
-        let counts = parking_lot::Mutex::new([0usize; 5]);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let request = Request::text("");
-                    for _ in 0..250 {
-                        let place = strategy.pick(&all, &request).unwrap();
-                        counts.lock()[place] += 1;
-                    }
-                });
-            }
-        });
-        assert_eq!(counts.into_inner(), [200; 5]);
+        assert_eq!(pick(&strategy, &bench, 0..3), 2);
+        assert_eq!(pick(&strategy, &bench, 0..2), 0);
+        assert_eq!(pick(&strategy, &bench, 0..3), 1);
+        // Another in the slot of one that left is new.
+        strategy.left(Slot::new(1, 0));
+        assert_eq!(pick(&strategy, &bench, 0..3), 1);
     }
 }

@@ -136,11 +136,16 @@ fn a_strategy_sees_only_the_untried_and_may_give_up() {
         panics: bool,
     }
     impl Strategy for Picky {
-        fn pick(&self, candidates: &[Candidate<'_>], _: &Request) -> Option<usize> {
+        fn pick(&self, _: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
             assert!(!(self.panics && candidates.len() == 1), "on purpose");
             // What failed is no longer counted.
-            assert!(candidates.iter().all(|c| c.outstanding == 0));
-            (candidates.len() > 1).then_some(candidates.len() - 1)
+            assert!(
+                candidates
+                    .iter()
+                    .all(|slot| candidates.outstanding(slot) == 0)
+            );
+            let last = candidates.nth(candidates.len() - 1);
+            last.filter(|_| candidates.len() > 1)
         }
     }
     for panics in [false, true] {

@@ -1,6 +1,8 @@
 //! Routers over replicas that follow a script.
 
+mod eligibility;
 mod failover;
+mod membership;
 mod naive;
 mod routing;
 mod stress;
@@ -19,7 +21,7 @@ use llmserve_core::{
 };
 use parking_lot::Mutex;
 
-use crate::{Candidate, Router, Strategy};
+use crate::{Ask, Candidates, Router, Slot, Strategy};
 
 /// What a scripted stream does when it is polled.
 #[derive(Clone, Debug)]
@@ -171,12 +173,12 @@ fn overloaded() -> Error {
     }
 }
 
-/// Always the first in the list.
+/// Always the first one.
 struct First;
 
 impl Strategy for First {
-    fn pick(&self, _: &[Candidate<'_>], _: &Request) -> Option<usize> {
-        Some(0)
+    fn pick(&self, _: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+        candidates.nth(0)
     }
 }
 

@@ -87,17 +87,18 @@ fn candidates_show_what_the_router_knows() {
     type Seen = (String, usize, u64, u64, Option<usize>);
     struct Watching(Arc<Mutex<Vec<Seen>>>);
     impl Strategy for Watching {
-        fn pick(&self, candidates: &[Candidate<'_>], _: &Request) -> Option<usize> {
-            self.0.lock().extend(candidates.iter().map(|c| {
+        fn pick(&self, _: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+            let seen = candidates.iter().filter_map(|slot| candidates.get(slot));
+            self.0.lock().extend(seen.map(|c| {
                 (
-                    format!("{}{}", c.name, c.index),
+                    format!("{}{}", c.info.name, c.slot.index()),
                     c.outstanding,
                     c.outstanding_tokens,
                     c.dispatched,
-                    c.models.map(<[_]>::len),
+                    c.info.models.as_ref().map(Vec::len),
                 )
             }));
-            Some(0)
+            candidates.nth(0)
         }
     }
     let log = Arc::new(Mutex::new(Vec::new()));
@@ -247,12 +248,12 @@ fn a_strategy_that_panics_or_errs_disturbs_its_own_request_only() {
     /// Panics, errs or declines as the prompt says.
     struct Moody;
     impl Strategy for Moody {
-        fn pick(&self, candidates: &[Candidate<'_>], request: &Request) -> Option<usize> {
-            match request.id.as_deref() {
+        fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+            match ask.request.id.as_deref() {
                 Some("panic") => panic!("strategy, on purpose"),
-                Some("err") => Some(candidates.len()),
+                Some("err") => Some(Slot::new(0, 7)),
                 Some("decline") => None,
-                _ => Some(0),
+                _ => candidates.nth(0),
             }
         }
     }
@@ -274,7 +275,8 @@ fn a_strategy_that_panics_or_errs_disturbs_its_own_request_only() {
         with("err"),
         Err(Error::Panicked {
             part: "routing strategy",
-            message: "picked place 1 of 1 candidates".into()
+            message: "picked Slot { index: 0, generation: 7 }, which is none of the 1 candidates"
+                .into()
         })
     );
     assert_eq!(

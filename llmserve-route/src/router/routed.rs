@@ -18,76 +18,73 @@ use std::time::Duration;
 use futures_core::Stream;
 use llmserve_core::{Error, Event, Request, Time};
 
-use crate::attempt::Attempt;
+use super::attempt::Attempt;
+use super::shared::{Refusal, Shared};
+use crate::ask::Prepared;
 use crate::failover::is_about_replica;
-use crate::router::Shared;
-
-/// What came of looking for a replica.
-pub(crate) enum Next {
-    /// The request is with one.
-    Sent,
-    /// Nobody is left to ask.
-    Nobody,
-    /// The strategy wants none of those that are left.
-    Declined {
-        /// Their outstanding requests.
-        outstanding: usize,
-    },
-}
+use crate::fleet::Slot;
 
 /// The events of one routed request.
 pub(crate) struct Routed {
     shared: Arc<Shared>,
     /// The request, while it may have to be sent once more. Gone with the first event: a prompt
     /// may be large, and an answer long.
-    spare: Option<Request>,
-    /// Replicas asked so far, by index, the present one included.
-    tried: Vec<usize>,
+    spare: Option<(Request, Prepared)>,
+    /// Replicas asked so far, the present one included.
+    tried: Vec<Slot>,
     /// The present one. None before the first dispatch and after the end.
     attempt: Option<Attempt>,
     called: Time,
 }
 
 impl Routed {
-    pub(crate) fn new(shared: Arc<Shared>, request: Request) -> Self {
+    /// `request`, sent to the first replica.
+    ///
+    /// # Errors
+    /// Nobody may answer, the strategy wants none of those that may, or it panicked.
+    pub(crate) fn begin(shared: Arc<Shared>, request: Request) -> Result<Self, Error> {
+        let prepared = shared.prepare(&request)?;
         let called = shared.clock.now();
-        Self {
+        let mut routed = Self {
             shared,
-            spare: Some(request),
+            spare: Some((request, prepared)),
             tried: Vec::new(),
             attempt: None,
             called,
+        };
+        match routed.dispatch() {
+            None => Ok(routed),
+            Some(refusal) => Err(refusal.into_error()),
         }
     }
 
-    /// Sends the request to the next replica.
-    ///
-    /// # Errors
-    /// A panic of the strategy.
-    pub(crate) fn dispatch(&mut self) -> Result<Next, Error> {
-        let Some(request) = self.spare.take() else {
-            return Ok(Next::Nobody);
+    /// Sends the request to the next replica; or says why there is none.
+    fn dispatch(&mut self) -> Option<Refusal> {
+        let Some((request, prepared)) = self.spare.take() else {
+            return Some(Refusal::Nobody(Error::NoReplica {
+                reason: "every attempt is spent".to_owned(),
+                retry_after: None,
+            }));
         };
         let shared = &self.shared;
-        let candidates = shared.candidates(&request, &self.tried);
-        if candidates.is_empty() {
-            return Ok(Next::Nobody);
-        }
-        let Some(index) = shared.pick(&candidates, &request)? else {
-            let outstanding = candidates.iter().map(|c| c.outstanding).sum();
-            return Ok(Next::Declined { outstanding });
+        let assigned = match shared.assign(&request, &prepared, &self.tried) {
+            Ok(assigned) => assigned,
+            Err(refusal) => return Some(refusal),
         };
-        self.tried.push(index);
-        if candidates.len() > 1 && self.tried.len() < shared.max_attempts {
-            self.spare = Some(request.clone());
+        self.tried.push(assigned.slot());
+        let fallback = request.model.as_ref();
+        let others = assigned.had_others()
+            || fallback.is_some_and(|model| shared.fallbacks.contains_key(model));
+        if others && self.tried.len() < shared.max_attempts {
+            self.spare = Some((request.clone(), prepared));
         }
         let behind = if self.tried.len() == 1 {
             Duration::ZERO
         } else {
-            shared.clock.now().saturating_sub(self.called)
+            assigned.began().saturating_sub(self.called)
         };
-        self.attempt = Some(Attempt::dispatch(&shared.replicas[index], request, behind));
-        Ok(Next::Sent)
+        self.attempt = Some(Attempt::dispatch(assigned, request, behind));
+        None
     }
 }
 
@@ -118,11 +115,13 @@ impl Stream for Routed {
                         return Poll::Ready(Some(Err(error)));
                     }
                     match this.dispatch() {
-                        Ok(Next::Sent) => {}
-                        Ok(Next::Nobody | Next::Declined { .. }) => {
+                        None => {}
+                        Some(Refusal::Nobody(_) | Refusal::Declined(_)) => {
                             return Poll::Ready(Some(Err(error)));
                         }
-                        Err(panicked) => return Poll::Ready(Some(Err(panicked))),
+                        Some(Refusal::Panicked(panicked)) => {
+                            return Poll::Ready(Some(Err(panicked)));
+                        }
                     }
                 }
             }

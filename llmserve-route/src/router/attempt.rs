@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,10 +9,9 @@ use futures_core::Stream;
 use llmserve_core::error::panic_message;
 use llmserve_core::{Error, Event, EventStream, Request};
 
-use crate::estimate::estimated_tokens;
+use super::assigned::Assigned;
 use crate::failover::is_about_replica;
-use crate::load::{InFlight, Load};
-use crate::replica::Replica;
+use crate::outcome::End;
 
 /// A replica's stream, and the count of it.
 ///
@@ -21,9 +19,7 @@ use crate::replica::Replica;
 pub(crate) struct Attempt {
     /// None once dropped; the replica then knows that nobody listens.
     stream: Option<EventStream>,
-    /// None once every choice has finished, though the reader may not have come back yet.
-    in_flight: Option<InFlight>,
-    load: Arc<Load>,
+    assigned: Assigned,
     /// Whether it has been counted as failed; once is enough.
     failed: bool,
     /// Choices that have not finished.
@@ -33,17 +29,17 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Sends `request` to `replica`, `behind` after the router was called. Counted from here on.
-    pub(crate) fn dispatch(replica: &Replica, mut request: Request, behind: Duration) -> Self {
-        let in_flight = InFlight::dispatch(&replica.load, estimated_tokens(&request));
+    /// Sends `request` to the replica it was assigned to, `behind` after the router was called.
+    pub(crate) fn dispatch(assigned: Assigned, request: Request, behind: Duration) -> Self {
+        let mut request = assigned.address(request);
         let unfinished = request.n;
         request.deadline = request.deadline.map(|left| left.saturating_sub(behind));
-        let stream = catch_unwind(AssertUnwindSafe(|| replica.service.generate(request)))
+        let service = assigned.replica().service();
+        let stream = catch_unwind(AssertUnwindSafe(|| service.generate(request)))
             .unwrap_or_else(|panic| EventStream::failed(panicked(&*panic)));
         Self {
             stream: Some(stream),
-            in_flight: Some(in_flight),
-            load: replica.load.clone(),
+            assigned,
             failed: false,
             unfinished,
             behind,
@@ -60,8 +56,11 @@ impl Attempt {
         match item {
             Poll::Ready(Some(Ok(event))) => Poll::Ready(Some(Ok(self.pass(event)))),
             Poll::Ready(Some(Err(error))) => {
+                self.drop_stream();
                 if is_about_replica(&error) {
-                    self.count_failure();
+                    self.count_failure(&error);
+                } else {
+                    self.assigned.end(End::Refused(&error));
                 }
                 Poll::Ready(Some(Err(error)))
             }
@@ -69,33 +68,39 @@ impl Attempt {
         }
     }
 
-    fn count_failure(&mut self) {
+    fn count_failure(&mut self, error: &Error) {
         if !std::mem::replace(&mut self.failed, true) {
-            self.load.count_failure();
+            self.assigned.fail(error);
         }
     }
 
     fn pass(&mut self, mut event: Event) -> Event {
+        self.assigned.answering();
         if let Event::Finished(finished) = &mut event {
             finished.timings = finished.timings.later(self.behind);
             self.unfinished = self.unfinished.saturating_sub(1);
             if self.unfinished == 0 {
-                self.in_flight = None;
+                self.assigned.end(End::Finished);
             }
         }
         event
+    }
+
+    /// Tells the replica that nobody listens. A stream that panics when it is dropped must not
+    /// take the reader along.
+    fn drop_stream(&mut self) {
+        if let Some(stream) = self.stream.take()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(stream)))
+        {
+            self.count_failure(&panicked(&*panic));
+        }
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // First the replica is told, then it counts as free. A stream that panics when it is
-        // dropped must not take the reader along.
-        if let Some(stream) = self.stream.take()
-            && catch_unwind(AssertUnwindSafe(|| drop(stream))).is_err()
-        {
-            self.count_failure();
-        }
+        // First the replica is told, then it counts as free.
+        self.drop_stream();
     }
 }
 

@@ -1,12 +1,15 @@
 //! Putting a router together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use llmserve_core::{Clock, SystemClock};
+use parking_lot::Mutex;
 
-use crate::replica::Replica;
-use crate::router::{Router, Shared};
+use super::Router;
+use super::shared::{Shared, State};
+use crate::availability::{AlwaysAvailable, Availability};
+use crate::replica::{Replica, check};
 use crate::strategy::{LeastLoaded, Strategy};
 
 /// Replicas a request is tried at, unless said otherwise: one attempt and two retries.
@@ -22,7 +25,9 @@ const DEFAULT_MAX_ATTEMPTS: usize = 3;
 #[non_exhaustive]
 pub enum BuildError {
     /// Nobody could answer.
-    #[error("a router needs at least one replica")]
+    #[error(
+        "a router needs at least one replica; where they come later, say so with allow_empty()"
+    )]
     NoReplicas,
     /// A replica has the empty string for a name.
     #[error("replica {index} has no name; statistics and errors need one")]
@@ -49,6 +54,36 @@ pub enum BuildError {
     EmptyModel {
         /// The replica.
         name: String,
+    },
+    /// An alias of a replica stands for a model that the replica does not list.
+    #[error(
+        "replica {name:?} has the alias {alias:?} for {model:?}, which is not among its models"
+    )]
+    AliasOfNothing {
+        /// The replica.
+        name: String,
+        /// The alias.
+        alias: String,
+        /// The model it stands for.
+        model: String,
+    },
+    /// Something declared of a replica cannot be.
+    #[error(
+        "replica {name:?} has {field} {value}: capacity and context are at least 1, cost and quality are finite, and no cost is negative"
+    )]
+    BadValue {
+        /// The replica.
+        name: String,
+        /// The field of [`ReplicaInfo`](crate::ReplicaInfo).
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// Following the fallbacks of a model leads back to it.
+    #[error("the fallbacks of model {model:?} lead back to it")]
+    FallbackCycle {
+        /// The model.
+        model: String,
     },
     /// Requests would be tried nowhere.
     #[error("max_attempts is 0, so no request could ever be answered; 1 turns failover off")]
@@ -80,6 +115,9 @@ pub enum BuildError {
 pub struct RouterBuilder {
     replicas: Vec<Replica>,
     strategy: Box<dyn Strategy>,
+    availability: Box<dyn Availability>,
+    fallbacks: HashMap<String, Vec<String>>,
+    allow_empty: bool,
     max_attempts: usize,
     clock: Arc<dyn Clock>,
 }
@@ -89,6 +127,9 @@ impl RouterBuilder {
         Self {
             replicas: Vec::new(),
             strategy: Box::new(LeastLoaded::new()),
+            availability: Box::new(AlwaysAvailable),
+            fallbacks: HashMap::new(),
+            allow_empty: false,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
             clock: Arc::new(SystemClock::new()),
         }
@@ -109,6 +150,29 @@ impl RouterBuilder {
     /// Who picks. Default: [`LeastLoaded`].
     pub fn strategy(mut self, strategy: impl Strategy + 'static) -> Self {
         self.strategy = Box::new(strategy);
+        self
+    }
+
+    /// Who says which replicas may be asked, as far as their health goes. Default: all of them,
+    /// always.
+    pub fn availability(mut self, availability: impl Availability + 'static) -> Self {
+        self.availability = Box::new(availability);
+        self
+    }
+
+    /// Answers requests for `model` with `other` where no replica may answer them: none serves it,
+    /// each is ruled out by a limit, or each has failed. Of several for one model the first added
+    /// is the first tried, and a fallback's own fallbacks come after it. Default: none.
+    pub fn fallback(mut self, model: impl Into<String>, other: impl Into<String>) -> Self {
+        let others = self.fallbacks.entry(model.into()).or_default();
+        others.push(other.into());
+        self
+    }
+
+    /// Whether there may be no replica to begin with, because they are
+    /// [added](Router::add) later. Default: no.
+    pub fn allow_empty(mut self, allow: bool) -> Self {
+        self.allow_empty = allow;
         self
     }
 
@@ -135,47 +199,62 @@ impl RouterBuilder {
         let Self {
             mut replicas,
             strategy,
+            availability,
+            fallbacks,
+            allow_empty,
             max_attempts,
             clock,
         } = self;
-        if replicas.is_empty() {
+        if replicas.is_empty() && !allow_empty {
             return Err(BuildError::NoReplicas);
         }
         if max_attempts == 0 {
             return Err(BuildError::NoAttempts);
         }
         let mut names = BTreeSet::new();
-        let mut known = BTreeSet::new();
         for (index, replica) in replicas.iter_mut().enumerate() {
-            let name = replica.name.clone();
-            if name.is_empty() {
-                return Err(BuildError::EmptyName { index });
-            }
-            if let Some(models) = &mut replica.models {
-                if models.is_empty() {
-                    return Err(BuildError::NoModels { name });
-                }
-                if models.iter().any(String::is_empty) {
-                    return Err(BuildError::EmptyModel { name });
-                }
-                models.sort_unstable();
-                models.dedup();
-                known.extend(models.iter().cloned());
-            }
-            // A replica given to two routers, or cloned, is counted by each for itself.
-            replica.load = Arc::default();
+            check(replica, index)?;
+            let name = &replica.info.name;
             if !names.insert(name.clone()) {
-                return Err(BuildError::DuplicateName { name });
+                return Err(BuildError::DuplicateName { name: name.clone() });
             }
         }
-        Ok(Router::from_shared(Shared {
-            replicas,
+        let shared = Shared {
             strategy,
-            max_attempts,
+            availability,
             clock,
-            known: known.into_iter().collect::<Vec<_>>().join(", "),
-        }))
+            max_attempts,
+            fallbacks: chains(&fallbacks)?,
+            state: Mutex::new(State::default()),
+        };
+        shared.join(&mut shared.state.lock(), replicas);
+        Ok(Router::from_shared(shared))
     }
+}
+
+/// For each model all that may stand in for it, in order: each fallback and then those of its own.
+fn chains(
+    fallbacks: &HashMap<String, Vec<String>>,
+) -> Result<HashMap<String, Vec<String>>, BuildError> {
+    let mut chains = HashMap::new();
+    for model in fallbacks.keys() {
+        let mut chain: Vec<String> = Vec::new();
+        // The next to visit is the last.
+        let mut ahead: Vec<&String> = fallbacks[model].iter().rev().collect();
+        while let Some(next) = ahead.pop() {
+            if next == model {
+                return Err(BuildError::FallbackCycle {
+                    model: model.clone(),
+                });
+            }
+            if !chain.contains(next) {
+                chain.push(next.clone());
+                ahead.extend(fallbacks.get(next).into_iter().flatten().rev());
+            }
+        }
+        chains.insert(model.clone(), chain);
+    }
+    Ok(chains)
 }
 
 impl std::fmt::Debug for RouterBuilder {

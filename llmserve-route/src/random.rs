@@ -1,0 +1,64 @@
+//! Random numbers for choices that shall not follow a pattern.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
+/// one addition and a mix, so that several threads may draw from one counter.
+#[derive(Debug)]
+pub(crate) struct Rng(AtomicU64);
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Rng {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(AtomicU64::new(mix(seed)))
+    }
+
+    /// Seeded by the system.
+    pub(crate) fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self::seeded(RandomState::new().hash_one(0))
+    }
+
+    /// 64 bits.
+    pub(crate) fn bits(&self) -> u64 {
+        let state = self.0.fetch_add(GOLDEN, Ordering::Relaxed);
+        mix(state.wrapping_add(GOLDEN))
+    }
+
+    /// Less than `bound`, which is at least 1. Off uniform by less than `bound / 2^64`.
+    pub(crate) fn below(&self, bound: usize) -> usize {
+        ((u128::from(self.bits()) * bound as u128) >> 64) as usize
+    }
+}
+
+impl Default for Rng {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A bijection that scatters.
+pub(crate) fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_draws_the_same_and_all_values_come() {
+        let (a, b) = (Rng::seeded(3), Rng::seeded(3));
+        let mut seen = [0; 6];
+        for _ in 0..600 {
+            let drawn = a.below(6);
+            assert_eq!(drawn, b.below(6));
+            seen[drawn] += 1;
+        }
+        assert!(seen.iter().all(|count| *count > 60), "{seen:?}");
+        assert_ne!(Rng::seeded(4).bits(), Rng::seeded(5).bits());
+    }
+}

@@ -1,0 +1,144 @@
+//! A request that has been counted at a replica.
+
+use std::sync::Arc;
+
+use llmserve_core::{Request, Time};
+
+use super::shared::Shared;
+use crate::fleet::Slot;
+use crate::outcome::{End, Outcome};
+use crate::replica::Replica;
+
+/// A decision: who answers. The request counts there until this is dropped or
+/// [ended](Self::end).
+///
+/// What [`Router::assign`](crate::Router::assign) gives to a host that passes requests on by
+/// itself, such as a proxy or a simulation; [`generate`](llmserve_core::Generate::generate) does
+/// all of it.
+#[must_use = "dropped, the request no longer counts"]
+pub struct Assigned {
+    shared: Arc<Shared>,
+    slot: Slot,
+    replica: Arc<Replica>,
+    renamed: Option<Arc<str>>,
+    tokens: u64,
+    began: Time,
+    credit: u64,
+    others: bool,
+    answering: Option<Time>,
+    ended: bool,
+}
+
+impl Assigned {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, and every one a field"
+    )]
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        slot: Slot,
+        replica: Arc<Replica>,
+        renamed: Option<Arc<str>>,
+        tokens: u64,
+        began: Time,
+        credit: u64,
+        others: bool,
+    ) -> Self {
+        Self {
+            shared,
+            slot,
+            replica,
+            renamed,
+            tokens,
+            began,
+            credit,
+            others,
+            answering: None,
+            ended: false,
+        }
+    }
+
+    /// Where the replica is in the fleet.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Who answers.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The model the replica is to be asked for, where it is another name than the request's: by
+    /// an alias, or because another model stands in.
+    pub fn model(&self) -> Option<&str> {
+        self.renamed.as_deref()
+    }
+
+    /// When it was decided, by the router's clock.
+    pub fn began(&self) -> Time {
+        self.began
+    }
+
+    /// Whether there were others to choose from.
+    pub fn had_others(&self) -> bool {
+        self.others
+    }
+
+    /// The request as the replica is to get it.
+    pub fn address(&self, mut request: Request) -> Request {
+        if let Some(model) = self.model() {
+            request.model = Some(model.to_owned());
+        }
+        request
+    }
+
+    /// The first event came. Later calls do nothing.
+    pub fn answering(&mut self) {
+        if self.answering.is_none() && !self.ended {
+            let now = self.shared.clock.now();
+            self.answering = Some(now);
+            let after = now.saturating_sub(self.began);
+            self.shared.answering(self.slot, self.credit, after);
+        }
+    }
+
+    /// The request ended like this and counts no longer. Later calls do nothing.
+    pub fn end(&mut self, end: End<'_>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let outcome = Outcome {
+            end,
+            now,
+            answering: self.answering.map(|at| at.saturating_sub(self.began)),
+            duration: now.saturating_sub(self.began),
+            credit: self.credit,
+        };
+        self.shared.ended(self.slot, self.tokens, &outcome);
+    }
+
+    /// The replica failed, now or after the request had ended well.
+    pub(crate) fn fail(&mut self, error: &llmserve_core::Error) {
+        if self.ended {
+            self.shared.count_failure(self.slot);
+        } else {
+            self.end(End::Failed(error));
+        }
+    }
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.end(End::Abandoned);
+    }
+}
+
+impl std::fmt::Debug for Assigned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Assigned")
+            .field("slot", &self.slot)
+            .field("replica", &self.replica.info.name)
+            .finish_non_exhaustive()
+    }
+}
