@@ -35,9 +35,11 @@ pub trait Availability: Send + Sync {
     }
 
     /// A request goes to the one in `slot`, which [`retain`](Self::retain) let through at this very
-    /// decision.
-    fn dispatched(&self, slot: Slot, now: Time) {
+    /// decision. What is returned comes back as the outcome's
+    /// [`permit`](crate::Outcome::permit).
+    fn dispatched(&self, slot: Slot, now: Time) -> u64 {
         let _ = (slot, now);
+        0
     }
 
     /// A request at the one in `slot` ended.
@@ -48,7 +50,7 @@ pub trait Availability: Send + Sync {
 
 /// Everybody may always be asked.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AlwaysAvailable;
+pub struct AlwaysAvailable;
 
 impl Availability for AlwaysAvailable {
     fn retain(&self, _now: Time, _set: &mut ReplicaSet) {}

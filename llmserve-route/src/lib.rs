@@ -99,6 +99,7 @@ pub mod limits;
 mod load;
 mod outcome;
 mod random;
+pub mod reliability;
 mod replica;
 mod router;
 mod set;
@@ -110,7 +111,7 @@ mod timer;
 mod tests;
 
 pub use ask::{Ask, Prepared};
-pub use availability::Availability;
+pub use availability::{AlwaysAvailable, Availability};
 pub use candidates::{Candidate, Candidates};
 pub use estimate::{estimated_tokens, prompt_tokens};
 pub use fleet::{Fleet, Slot};

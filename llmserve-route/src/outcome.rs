@@ -16,6 +16,8 @@ pub struct Outcome<'a> {
     pub answering: Option<Duration>,
     /// From the dispatch to the end.
     pub duration: Duration,
+    /// What the availability's [`dispatched`](crate::Availability::dispatched) gave to remember.
+    pub permit: u64,
     /// What the strategy's [`dispatched`](crate::Strategy::dispatched) gave to remember.
     pub credit: u64,
 }

@@ -89,6 +89,20 @@ pub(crate) struct Leave {
     probe: bool,
 }
 
+impl Leave {
+    /// As a number that is not 0.
+    pub(crate) fn to_bits(self) -> u64 {
+        (self.epoch << 2) | (u64::from(self.probe) << 1) | 1
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        (bits & 1 == 1).then_some(Self {
+            epoch: bits >> 2,
+            probe: bits & 2 != 0,
+        })
+    }
+}
+
 impl Breaker {
     /// One that is closed.
     ///

@@ -15,8 +15,10 @@
 //! answer to whether a replica may be asked, and not two that disagree.
 
 mod breaker;
+mod breakers;
 mod config;
 mod window;
 
 pub use breaker::{Breaker, BreakerState, Permit};
+pub use breakers::Breakers;
 pub use config::{BreakerConfig, BreakerError};

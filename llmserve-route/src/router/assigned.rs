@@ -1,8 +1,9 @@
 //! A request that has been counted at a replica.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use llmserve_core::{Request, Time};
+use parking_lot::Mutex;
 
 use super::shared::Shared;
 use crate::fleet::Slot;
@@ -21,12 +22,31 @@ pub struct Assigned {
     slot: Slot,
     replica: Arc<Replica>,
     renamed: Option<Arc<str>>,
-    tokens: u64,
+    counted: Arc<Counted>,
     began: Time,
+    permit: u64,
     credit: u64,
     others: bool,
     answering: Option<Time>,
     ended: bool,
+}
+
+/// The count of a request, taken back once.
+struct Counted {
+    /// Weak, since a replica keeps it for as long as it works.
+    shared: Weak<Shared>,
+    slot: Slot,
+    /// None once it has been taken back.
+    tokens: Mutex<Option<u64>>,
+}
+
+impl Counted {
+    fn release(&self) {
+        let tokens = self.tokens.lock().take();
+        if let (Some(tokens), Some(shared)) = (tokens, self.shared.upgrade()) {
+            shared.released(self.slot, tokens);
+        }
+    }
 }
 
 impl Assigned {
@@ -41,16 +61,21 @@ impl Assigned {
         renamed: Option<Arc<str>>,
         tokens: u64,
         began: Time,
-        credit: u64,
+        (permit, credit): (u64, u64),
         others: bool,
     ) -> Self {
         Self {
+            counted: Arc::new(Counted {
+                shared: Arc::downgrade(&shared),
+                slot,
+                tokens: Mutex::new(Some(tokens)),
+            }),
             shared,
             slot,
             replica,
             renamed,
-            tokens,
             began,
+            permit,
             credit,
             others,
             answering: None,
@@ -92,10 +117,17 @@ impl Assigned {
         request
     }
 
+    /// What to call when the replica has nothing more to do for the request, though its end has
+    /// not been read: then it counts no longer.
+    pub(crate) fn on_end(&self) -> impl Fn() + Send + Sync + 'static {
+        let counted = self.counted.clone();
+        move || counted.release()
+    }
+
     /// The first event came. Later calls do nothing.
     pub fn answering(&mut self) {
         if self.answering.is_none() && !self.ended {
-            let now = self.shared.clock.now();
+            let now = self.shared.timer.now();
             self.answering = Some(now);
             let after = now.saturating_sub(self.began);
             self.shared.answering(self.slot, self.credit, after);
@@ -107,15 +139,17 @@ impl Assigned {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let now = self.shared.clock.now();
+        let now = self.shared.timer.now();
         let outcome = Outcome {
             end,
             now,
             answering: self.answering.map(|at| at.saturating_sub(self.began)),
             duration: now.saturating_sub(self.began),
+            permit: self.permit,
             credit: self.credit,
         };
-        self.shared.ended(self.slot, self.tokens, &outcome);
+        let tokens = self.counted.tokens.lock().take();
+        self.shared.ended(self.slot, tokens, &outcome);
     }
 
     /// The replica failed, now or after the request had ended well.

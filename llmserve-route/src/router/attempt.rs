@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ impl Attempt {
         let mut request = assigned.address(request);
         let unfinished = request.n;
         request.deadline = request.deadline.map(|left| left.saturating_sub(behind));
+        request.on_end.push(Arc::new(assigned.on_end()));
         let service = assigned.replica().service();
         let stream = catch_unwind(AssertUnwindSafe(|| service.generate(request)))
             .unwrap_or_else(|panic| EventStream::failed(panicked(&*panic)));
@@ -66,6 +68,17 @@ impl Attempt {
             }
             other => other,
         }
+    }
+
+    /// Who answers.
+    pub(crate) fn assigned(&self) -> &Assigned {
+        &self.assigned
+    }
+
+    /// Gives it up: the replica failed with `error`.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        self.drop_stream();
+        self.count_failure(error);
     }
 
     fn count_failure(&mut self, error: &Error) {

@@ -3,14 +3,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use llmserve_core::{Clock, SystemClock};
 use parking_lot::Mutex;
 
 use super::Router;
 use super::shared::{Shared, State};
-use crate::availability::{AlwaysAvailable, Availability};
+use crate::availability::Availability;
+use crate::health::Breakers;
+use crate::random::Rng;
+use crate::reliability::{
+    Backoff, Budget, Hedge, Hedging, ReliabilityError, RetryBudget, Timeouts,
+};
 use crate::replica::{Replica, check};
 use crate::strategy::{LeastLoaded, Strategy};
+use crate::timer::{SystemTimer, Timer};
 
 /// Replicas a request is tried at, unless said otherwise: one attempt and two retries.
 const DEFAULT_MAX_ATTEMPTS: usize = 3;
@@ -21,7 +26,7 @@ const DEFAULT_MAX_ATTEMPTS: usize = 3;
 /// use llmserve_route::{BuildError, Router};
 /// assert_eq!(Router::builder().build().err(), Some(BuildError::NoReplicas));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// Nobody could answer.
@@ -88,6 +93,9 @@ pub enum BuildError {
     /// Requests would be tried nowhere.
     #[error("max_attempts is 0, so no request could ever be answered; 1 turns failover off")]
     NoAttempts,
+    /// Timeouts, pauses, budgets or hedges that make no sense.
+    #[error(transparent)]
+    Reliability(#[from] ReliabilityError),
 }
 
 /// The parts of a [`Router`].
@@ -115,11 +123,17 @@ pub enum BuildError {
 pub struct RouterBuilder {
     replicas: Vec<Replica>,
     strategy: Box<dyn Strategy>,
-    availability: Box<dyn Availability>,
+    availability: Option<Box<dyn Availability>>,
     fallbacks: HashMap<String, Vec<String>>,
     allow_empty: bool,
     max_attempts: usize,
-    clock: Arc<dyn Clock>,
+    timer: Arc<dyn Timer>,
+    timeouts: Timeouts,
+    backoff: Backoff,
+    budget: RetryBudget,
+    hedge: Option<Hedge>,
+    replay: bool,
+    seed: Option<u64>,
 }
 
 impl RouterBuilder {
@@ -127,11 +141,17 @@ impl RouterBuilder {
         Self {
             replicas: Vec::new(),
             strategy: Box::new(LeastLoaded::new()),
-            availability: Box::new(AlwaysAvailable),
+            availability: None,
             fallbacks: HashMap::new(),
             allow_empty: false,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
-            clock: Arc::new(SystemClock::new()),
+            timer: Arc::new(SystemTimer::new()),
+            timeouts: Timeouts::default(),
+            backoff: Backoff::default(),
+            budget: RetryBudget::default(),
+            hedge: None,
+            replay: true,
+            seed: None,
         }
     }
 
@@ -153,10 +173,10 @@ impl RouterBuilder {
         self
     }
 
-    /// Who says which replicas may be asked, as far as their health goes. Default: all of them,
-    /// always.
+    /// Who says which replicas may be asked, as far as their health goes. Default: [`Breakers`]
+    /// with their own defaults; [`AlwaysAvailable`](crate::AlwaysAvailable) has none.
     pub fn availability(mut self, availability: impl Availability + 'static) -> Self {
-        self.availability = Box::new(availability);
+        self.availability = Some(Box::new(availability));
         self
     }
 
@@ -184,10 +204,48 @@ impl RouterBuilder {
         self
     }
 
-    /// The time a failover takes is measured with: it is taken off the request's deadline and
-    /// added to the answer's timings. Default: [`SystemClock`].
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    /// How long a replica may say nothing. Default: no limit.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// How long to wait before a retry. Default: [`Backoff::default`].
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How many retries and hedges there may be in all. Default: [`RetryBudget::default`].
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// When a second replica is asked although the first has not failed. Default: never.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.hedge = Some(hedge);
+        self
+    }
+
+    /// Whether an answer whose replica failed goes on at another one: where it is greedy or has a
+    /// seed, is one choice without processors, has said its tokens, and another replica has the
+    /// same [`identity`](crate::Replica::identity). Default: yes.
+    pub fn replay(mut self, replay: bool) -> Self {
+        self.replay = replay;
+        self
+    }
+
+    /// What time it is, and who wakes: for pauses, timeouts, deadlines and timings. Default: a
+    /// [`SystemTimer`] of its own.
+    pub fn timer(mut self, timer: Arc<dyn Timer>) -> Self {
+        self.timer = timer;
+        self
+    }
+
+    /// What the random parts of pauses follow from. Default: the system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 
@@ -203,8 +261,20 @@ impl RouterBuilder {
             fallbacks,
             allow_empty,
             max_attempts,
-            clock,
+            timer,
+            timeouts,
+            backoff,
+            budget,
+            hedge,
+            replay,
+            seed,
         } = self;
+        timeouts.check()?;
+        backoff.check()?;
+        budget.check()?;
+        if let Some(hedge) = &hedge {
+            hedge.check()?;
+        }
         if replicas.is_empty() && !allow_empty {
             return Err(BuildError::NoReplicas);
         }
@@ -221,9 +291,15 @@ impl RouterBuilder {
         }
         let shared = Shared {
             strategy,
-            availability,
-            clock,
+            availability: availability.unwrap_or_else(|| Box::new(Breakers::standard())),
+            timer,
             max_attempts,
+            timeouts,
+            backoff,
+            budget: Budget::new(budget),
+            hedging: hedge.map(Hedging::new),
+            replay,
+            random: seed.map_or_else(Rng::new, Rng::seeded),
             fallbacks: chains(&fallbacks)?,
             state: Mutex::new(State::default()),
         };

@@ -22,6 +22,7 @@ enum Limit {
     Draining,
     Capacity,
     Tried,
+    Identity,
     Unavailable,
 }
 
@@ -38,6 +39,7 @@ impl Limit {
             Limit::Draining => "draining",
             Limit::Capacity => "at capacity",
             Limit::Tried => "tried already",
+            Limit::Identity => "of other weights than those that began the answer",
             Limit::Unavailable => "unavailable",
         }
     }
@@ -50,6 +52,8 @@ pub(super) struct Scene<'a> {
     pub(super) full: &'a ReplicaSet,
     pub(super) availability: &'a dyn Availability,
     pub(super) tried: &'a [Slot],
+    /// The weights that must answer, where an answer is to go on. None: any.
+    pub(super) identity: Option<&'a str>,
 }
 
 impl Scene<'_> {
@@ -148,6 +152,15 @@ impl Scene<'_> {
         if !self.tried.is_empty() {
             set.subtract(&self.fleet.present(self.tried));
             after(Limit::Tried, set);
+        }
+        if let Some(identity) = self.identity {
+            for index in set.clone().iter() {
+                let info = self.fleet.info(index);
+                if info.and_then(|info| info.identity.as_deref()) != Some(identity) {
+                    set.remove(index);
+                }
+            }
+            after(Limit::Identity, set);
         }
         // Last, so that it is asked about those only that would be asked.
         self.availability.retain(ask.now, set);

@@ -209,7 +209,7 @@ impl Router {
         prepared: &Prepared,
         tried: &[Slot],
     ) -> Result<Assigned, Error> {
-        let assigned = self.shared.assign(request, prepared, tried);
+        let assigned = self.shared.assign(request, prepared, tried, None);
         assigned.map_err(Refusal::into_error)
     }
 }

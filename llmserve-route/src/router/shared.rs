@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmserve_core::error::panic_message;
-use llmserve_core::{Clock, Error, Request};
+use llmserve_core::{Error, Request};
 use parking_lot::Mutex;
 
 use super::assigned::Assigned;
@@ -17,16 +17,26 @@ use crate::candidates::Candidates;
 use crate::fleet::{Fleet, Slot};
 use crate::load::Load;
 use crate::outcome::{End, Outcome};
+use crate::random::Rng;
+use crate::reliability::{Backoff, Budget, Hedging, Timeouts};
 use crate::replica::Replica;
 use crate::set::ReplicaSet;
 use crate::strategy::Strategy;
+use crate::timer::Timer;
 
 /// A router without its handles.
 pub(crate) struct Shared {
     pub(crate) strategy: Box<dyn Strategy>,
     pub(crate) availability: Box<dyn Availability>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timer: Arc<dyn Timer>,
     pub(crate) max_attempts: usize,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) backoff: Backoff,
+    pub(crate) budget: Budget,
+    pub(crate) hedging: Option<Hedging>,
+    /// Whether an answer may go on at another replica.
+    pub(crate) replay: bool,
+    pub(crate) random: Rng,
     /// By a model's name, those that stand in for it, in order.
     pub(crate) fallbacks: HashMap<String, Vec<String>>,
     pub(crate) state: Mutex<State>,
@@ -40,6 +50,20 @@ pub(crate) struct State {
     /// By slot index; as long as the fleet has places.
     pub(crate) loads: Vec<Load>,
     full: ReplicaSet,
+}
+
+impl State {
+    fn release(&mut self, slot: Slot, tokens: u64) {
+        if self.fleet.replica(slot).is_none() {
+            return;
+        }
+        let load = &mut self.loads[slot.index()];
+        load.outstanding = load.outstanding.saturating_sub(1);
+        load.tokens = load.tokens.saturating_sub(tokens);
+        if load.outstanding < load.capacity {
+            self.full.remove(slot.index());
+        }
+    }
 }
 
 /// Why nobody was found.
@@ -75,9 +99,10 @@ impl Shared {
         request: &Request,
         prepared: &Prepared,
         tried: &[Slot],
+        identity: Option<&str>,
     ) -> Result<Assigned, Refusal> {
         let mut ask = Ask::new(request, prepared);
-        ask.now = self.clock.now();
+        ask.now = self.timer.now();
         let mut state = self.state.lock();
         let state = &mut *state;
         let scene = Scene {
@@ -85,6 +110,7 @@ impl Shared {
             full: &state.full,
             availability: &*self.availability,
             tried,
+            identity,
         };
         let decision = guarded(|| {
             let mut set = scene.eligible(&ask);
@@ -104,10 +130,10 @@ impl Shared {
             let others = candidates.len() > 1;
             // Told before it is counted, so that a panic leaves no count behind.
             let credit = self.strategy.dispatched(&ask, slot);
-            self.availability.dispatched(slot, ask.now);
-            Ok((slot, credit, others))
+            let permit = self.availability.dispatched(slot, ask.now);
+            Ok((slot, (permit, credit), others))
         });
-        let (slot, credit, others) = decision.map_err(Refusal::Panicked)??;
+        let (slot, memory, others) = decision.map_err(Refusal::Panicked)??;
         let Some(replica) = state.fleet.replica(slot).cloned() else {
             return Err(Refusal::Panicked(panicked(format!("{slot:?} is gone"))));
         };
@@ -130,7 +156,7 @@ impl Shared {
             renamed,
             ask.tokens,
             ask.now,
-            credit,
+            memory,
             others,
         ))
     }
@@ -183,21 +209,22 @@ impl Shared {
         }
     }
 
-    /// A request that counted for `tokens` ended. Nothing is known any more of a replica that was
-    /// removed.
-    pub(crate) fn ended(&self, slot: Slot, tokens: u64, outcome: &Outcome<'_>) {
+    /// A request that counted for `tokens` counts no longer.
+    pub(crate) fn released(&self, slot: Slot, tokens: u64) {
+        self.state.lock().release(slot, tokens);
+    }
+
+    /// A request ended; it counted for `tokens` until now, or no longer. Nothing is known any more
+    /// of a replica that was removed.
+    pub(crate) fn ended(&self, slot: Slot, tokens: Option<u64>, outcome: &Outcome<'_>) {
         let mut state = self.state.lock();
-        let state = &mut *state;
+        if let Some(tokens) = tokens {
+            state.release(slot, tokens);
+        }
         if state.fleet.replica(slot).is_none() {
             return;
         }
-        let load = &mut state.loads[slot.index()];
-        load.outstanding = load.outstanding.saturating_sub(1);
-        load.tokens = load.tokens.saturating_sub(tokens);
-        load.failed += u64::from(matches!(outcome.end, End::Failed(_)));
-        if load.outstanding < load.capacity {
-            state.full.remove(slot.index());
-        }
+        state.loads[slot.index()].failed += u64::from(matches!(outcome.end, End::Failed(_)));
         quietly(|| self.availability.ended(slot, outcome));
         quietly(|| self.strategy.ended(slot, outcome));
     }

@@ -162,11 +162,11 @@ impl Availability for Until {
 
 #[test]
 fn the_unavailable_say_when_to_come_back() {
-    let clock = Arc::new(llmserve_core::ManualClock::default());
+    let clock = Arc::new(crate::ManualTimer::default());
     let router = Router::builder()
         .replicas([telling("a"), telling("b")])
         .availability(Until([9, 5].map(Duration::from_secs).into()))
-        .clock(clock.clone())
+        .timer(clock.clone())
         .build()
         .unwrap();
     clock.advance(Duration::from_secs(2));

@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use llmserve_core::{ManualClock, ModelError};
+use llmserve_core::ModelError;
 
 use super::*;
 use crate::Replica;
@@ -180,7 +180,7 @@ fn a_strategy_sees_only_the_untried_and_may_give_up() {
 
 #[test]
 fn deadline_and_timings_hold_from_the_call() {
-    let clock = Arc::new(ManualClock::default());
+    let clock = Arc::new(crate::ManualTimer::default());
     let first = {
         let clock = clock.clone();
         Scripted::new(move |_| {
@@ -193,7 +193,7 @@ fn deadline_and_timings_hold_from_the_call() {
         .replica(Replica::new("first", first.clone()))
         .replica(Replica::new("second", second.clone()))
         .strategy(First)
-        .clock(clock)
+        .timer(clock)
         .build()
         .unwrap();
     for (deadline, left) in [(None, None), (Some(100), Some(70)), (Some(20), Some(0))] {

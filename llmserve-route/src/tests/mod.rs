@@ -4,6 +4,7 @@ mod eligibility;
 mod failover;
 mod membership;
 mod naive;
+mod reliability;
 mod routing;
 mod stress;
 

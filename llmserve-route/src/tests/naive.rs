@@ -77,6 +77,7 @@ fn random_fleets_do_as_the_model_says() {
             .collect();
         let max_attempts = 1 + random.below(4);
         let router = Router::builder()
+            .availability(crate::AlwaysAvailable)
             .replicas(fleet.iter().enumerate().map(|(index, (habit, model))| {
                 let name = format!("r{index}");
                 let replica = Replica::new(name.clone(), Scripted::always(habit.steps(&name)));
