@@ -9,7 +9,8 @@
 //! The rate is that of the whole batch: beside few others a row of drafts costs a step little,
 //! beside many it costs as much as decoding them would. The best k is taken, and each sequence
 //! then goes as deep as its own acceptance carries it. While nothing pays, speculation is off, and
-//! now and then a few sequences try whether it would.
+//! now and then a few sequences try whether it would: the dearer the last try was, the later the
+//! next, so that tries together cost no more than a given share of the time.
 
 use llmserve_core::{
     Depth, DepthAsk, MAX_DRAFT_DEPTH, ProposalReport, SequenceId, StepReport, Verified,
@@ -30,9 +31,9 @@ pub struct AdaptiveDepthConfig {
     /// Steps of speculation after which one step goes without, to know what that costs by now; 64
     /// by default.
     pub recheck: u32,
-    /// Most steps between two tries while off; 1,024 by default. The first comes early, and each
-    /// that fails doubles the time to the next.
-    pub patience: u32,
+    /// The share of time that tries may cost while speculation is off, 0.015 by default: after one
+    /// that cost as much as three steps, 200 go by before the next. The first comes at once.
+    pub tries: f64,
 }
 
 impl Default for AdaptiveDepthConfig {
@@ -41,21 +42,30 @@ impl Default for AdaptiveDepthConfig {
             most: 8,
             margin: 1.05,
             recheck: 64,
-            patience: 1024,
+            tries: 0.015,
         }
     }
 }
 
 /// Rounds of a try: the first lets a draft model read what it has missed.
 const TRY: u32 = 2;
-/// Steps from a try that failed to the next, at first.
-const FIRST_PAUSE: u32 = 32;
+/// Least steps from a try that failed to the next, and most.
+const PAUSES: (f64, f64) = (32.0, 1e6);
 /// Steps of speculation of which one goes deeper.
 const PROBE: u32 = 16;
 /// Steps after which what was made of them is looked at.
 const LOOK: u32 = 12;
+/// Sequences that a try begins with: a draft model has to read what each has said so far.
+const FEW: usize = 2;
+/// The acceptance that a try is given up without, after its first round.
+const HOPE: f64 = 0.9;
+/// Steps without drafts before the first try: a single one, the first of all, may be slow for
+/// reasons of its own.
+const FIRST: u32 = 4;
+/// Steps of speculation before the first look at what a step without costs.
+const SOON: u32 = 17;
 /// Drafts of a sequence in a try.
-const TRY_DEPTH: usize = 4;
+const TRY_DEPTH: usize = 3;
 /// What a row counts for, one row later.
 const MEMORY: f64 = 0.9;
 /// Drafts' worth of belief in the others' acceptance.
@@ -85,10 +95,12 @@ pub struct AdaptiveDepth {
     since: u32,
     /// Rounds left of the try at hand.
     trying: u32,
+    /// Whether what is drafted and verified now is a try's.
+    tried: bool,
+    /// Seconds that the try at hand cost more than steps without drafts.
+    spent: f64,
     /// Choices until the next try.
     pause: u32,
-    /// What [`pause`](Self::pause) was after the last try.
-    last_pause: u32,
 }
 
 /// How often drafts were accepted lately.
@@ -138,8 +150,9 @@ impl AdaptiveDepth {
             looked: 0,
             since: 0,
             trying: 0,
-            pause: 0,
-            last_pause: FIRST_PAUSE / 2,
+            tried: false,
+            spent: 0.0,
+            pause: FIRST,
         }
     }
 
@@ -156,12 +169,11 @@ impl AdaptiveDepth {
         }
     }
 
-    /// The best depth for all, its rate in tokens a second, and that without drafts. None before
-    /// a step without drafts was measured.
-    fn best(&self, decodes: usize, accepted: &[f64]) -> Option<(usize, f64, f64)> {
+    /// The best depth for all where a drafting pass takes `pass` seconds, its rate in tokens a
+    /// second, and that without drafts. None before a step without drafts was measured.
+    fn best(&self, decodes: usize, accepted: &[f64], pass: f64) -> Option<(usize, f64, f64)> {
         let plain = self.steps.at(decodes)?;
         let without = decodes as f64 / plain.max(1e-12);
-        let pass = self.passes.at(accepted.len()).unwrap_or(0.0);
         let mut best = (0, without);
         let (mut tokens, mut powers) = (decodes as f64, accepted.to_vec());
         for depth in 1..=self.most() {
@@ -196,29 +208,42 @@ impl AdaptiveDepth {
         own
     }
 
-    /// Whether the steps since the last look made less of their time than steps without drafts
-    /// would have. What was expected is one thing.
-    fn disappoints(&mut self) -> bool {
-        if !self.on || self.looked < LOOK {
-            return false;
-        }
+    /// Seconds by which the steps since the last look took longer than steps without drafts would
+    /// have for the same tokens; less than nothing if they did not. What was expected is one thing.
+    fn lost(&mut self) -> f64 {
         let (tokens, rows, seconds) = std::mem::take(&mut self.made);
         let steps = f64::from(std::mem::take(&mut self.looked));
-        let plain = self.steps.at((rows / steps).round() as usize);
-        let worse = plain.is_some_and(|plain| tokens * plain * steps < rows * seconds);
-        if !worse {
-            // It holds what it promised: should it be off one day, it may try again soon.
-            self.last_pause = FIRST_PAUSE / 2;
+        match self.steps.at((rows / steps.max(1.0)).round() as usize) {
+            Some(plain) if rows > 0.0 => seconds - tokens * plain * steps / rows,
+            _ => 0.0,
         }
-        worse
+    }
+
+    /// Whether drafts that are right nearly always would pay, for all that is known of costs.
+    fn could_pay(&self, decodes: usize, asks: usize) -> bool {
+        // A pass of many is hardly dearer than what one of few was.
+        let pass = self.passes.at(asks.min(FEW)).unwrap_or(0.0);
+        let best = self.best(decodes, &vec![HOPE; asks], pass);
+        best.is_none_or(|(depth, rate, without)| depth > 0 && rate > without * self.config.margin)
+    }
+
+    /// Puts the next try off for as long as what was lost allows.
+    fn rest(&mut self, decodes: usize, lost: f64) {
+        let plain = self.steps.at(decodes).unwrap_or(0.0).max(1e-12);
+        let steps = lost / plain / self.config.tries.max(1e-6);
+        self.pause = steps.clamp(PAUSES.0, PAUSES.1) as u32;
     }
 
     /// Some sequences try, so that it costs little where it fails.
     fn try_some(&mut self, decodes: usize, asks: &mut [DepthAsk]) {
-        self.trying -= 1;
         let depth = TRY_DEPTH.min(self.most());
-        // Of few all, for what a pass costs them is to be known; of many some.
-        let some = (64 / decodes.max(1)).max(2);
+        // Two at first; then of few all, for what a pass costs them is to be known, and of many some.
+        let some = match self.tried {
+            false => FEW,
+            true => (64 / decodes.max(1)).max(FEW),
+        };
+        self.trying -= 1;
+        self.tried = true;
         for ask in asks.iter_mut().take(some) {
             ask.depth = depth.min(ask.limit);
         }
@@ -244,31 +269,42 @@ impl Depth for AdaptiveDepth {
                 own.fade(0.99);
             }
         }
-        let Some((depth, rate, without)) = self.best(decodes, &accepted) else {
+        let pass = self.passes.at(asks.len()).unwrap_or(0.0);
+        let Some((depth, rate, without)) = self.best(decodes, &accepted, pass) else {
             return;
         };
         if self.trying > 0 {
-            return self.try_some(decodes, asks);
+            if !self.tried || self.could_pay(decodes, asks.len()) {
+                return self.try_some(decodes, asks);
+            }
+            self.trying = 0;
         }
-        let pays = self.overall.judged > 0.0
+        let mut pays = self.overall.judged > 0.0
             && depth > 0
-            && rate > without * if self.on { 1.0 } else { self.config.margin }
-            && !self.disappoints();
+            && rate > without * if self.on { 1.0 } else { self.config.margin };
+        if std::mem::take(&mut self.tried) {
+            let spent = std::mem::take(&mut self.spent);
+            if !pays {
+                self.rest(decodes, spent);
+            }
+        }
+        if self.on && (!pays || self.looked >= LOOK) {
+            let lost = self.lost();
+            pays = pays && lost <= 0.0;
+            if !pays {
+                self.rest(decodes, lost);
+            }
+        }
         if pays != self.on {
             self.on = pays;
-            self.since = 0;
+            self.since = self.config.recheck.saturating_sub(SOON);
             self.made = (0.0, 0.0, 0.0);
             self.looked = 0;
-            if !pays {
-                self.pause = self.last_pause;
-            }
         }
         if !self.on {
             match self.pause.checked_sub(1) {
                 Some(left) => self.pause = left,
                 None => {
-                    self.last_pause = (self.last_pause * 2).min(self.config.patience.max(1));
-                    self.pause = self.last_pause;
                     self.trying = TRY;
                     self.try_some(decodes, asks);
                 }
@@ -301,6 +337,10 @@ impl Depth for AdaptiveDepth {
         if !report.prefill {
             let seconds = report.time.as_secs_f64();
             self.steps.learn(report.tokens, seconds);
+            if self.tried {
+                let plain = self.steps.at(report.decodes).unwrap_or(seconds);
+                self.spent += (seconds - plain).max(0.0);
+            }
             let accepted: usize = report.verified.iter().map(|v| v.accepted).sum();
             if self.on && !report.verified.is_empty() {
                 self.made.0 += (report.decodes + accepted) as f64;
@@ -333,6 +373,8 @@ impl Depth for AdaptiveDepth {
         self.coverage = (self.coverage * 0.95 + came * 0.05).clamp(0.02, 1.0);
         if self.on {
             self.made.2 += report.time.as_secs_f64();
+        } else if self.tried {
+            self.spent += report.time.as_secs_f64();
         }
         if report.drafted > 0 {
             let pass = report.time.as_secs_f64() / report.longest as f64;

@@ -73,9 +73,9 @@ impl Curve {
         }
     }
 
-    /// Whether work of about this size was measured.
+    /// Whether work of about this size was measured, more than once: once says little.
     pub(super) fn knows(&self, size: usize) -> bool {
-        matches!(self.points.get(place(size)), Some(Some(_)))
+        matches!(self.points.get(place(size)), Some(Some(point)) if point.samples > 1)
     }
 
     /// What work of `size` costs: between two sizes measured, on the line between them. Below the
@@ -127,6 +127,8 @@ mod tests {
         assert_eq!(curve.at(3), Some(1.2));
         let beyond = curve.at(10).unwrap();
         assert!((beyond - 2.35).abs() < 1e-9, "{beyond}");
+        assert!(!curve.knows(5));
+        curve.learn(5, 1.4);
         assert!(curve.knows(5) && !curve.knows(4));
     }
 

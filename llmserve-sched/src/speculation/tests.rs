@@ -12,6 +12,8 @@ struct World {
     accepted: fn(sequence: usize, round: usize) -> f64,
     step: fn(tokens: usize) -> f64,
     pass: f64,
+    /// What a draft model takes for each token that it has not read yet, of 64 at first.
+    reading: f64,
 }
 
 /// Tokens a millisecond, with and without drafts, and whether it ended turned on.
@@ -33,8 +35,11 @@ impl World {
         let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
         let mut asks: Vec<DepthAsk> = Vec::new();
         let (mut tokens, mut time) = (0, 0.0);
+        // What as many steps without drafts would have taken on this machine.
+        let mut without = 0.0;
         let mut depths = Vec::new();
         let mut pending: Vec<usize> = vec![0; self.batch];
+        let mut unread: Vec<usize> = vec![64; self.batch];
         for round in 0..rounds {
             // The step, with what was drafted for it.
             let computed = self.batch + pending.iter().sum::<usize>();
@@ -45,6 +50,7 @@ impl World {
                     |at: &usize| uniform((round * 64 + at) as u64, sequence as u64 + 1) < share;
                 let accepted = (0..drafted).take_while(right).count();
                 tokens += accepted + 1;
+                unread[sequence] += accepted + 1;
                 if drafted > 0 {
                     verified.push(Verified {
                         sequence: SequenceId::new(sequence as u32, 0),
@@ -61,6 +67,7 @@ impl World {
             };
             let took = (self.step)(computed) * slow;
             time += took;
+            without += (self.step)(self.batch) * slow;
             depth.step(&StepReport {
                 decodes: self.batch,
                 tokens: computed,
@@ -79,7 +86,10 @@ impl World {
             let wanted: usize = asks.iter().map(|ask| ask.depth).sum();
             assert!(longest <= depth.most());
             if longest > 0 {
-                let took = self.pass * longest as f64;
+                let asked = asks.iter().filter(|ask| ask.depth > 0);
+                let read = asked.map(|ask| std::mem::take(&mut unread[ask.sequence.slot()]));
+                let gap = read.sum::<usize>() as f64;
+                let took = self.pass * longest as f64 + self.reading * gap;
                 time += took;
                 depth.proposed(&ProposalReport {
                     sequences: asks.iter().filter(|ask| ask.depth > 0).count(),
@@ -94,7 +104,7 @@ impl World {
             }
             depths.push(wanted);
         }
-        let plain = self.batch as f64 / ((self.step)(self.batch) * 1.015);
+        let plain = (self.batch * rounds) as f64 / without;
         Outcome {
             speedup: tokens as f64 / time / plain,
             on: depth.is_on(),
@@ -123,6 +133,7 @@ fn alone_it_comes_near_what_acceptance_and_cost_allow() {
             accepted,
             step: |tokens| 10.0 + 0.4 * tokens as f64,
             pass: 1.0,
+            reading: 0.0,
         };
         let outcome = world.run(&mut AdaptiveDepth::default(), 600);
         let bound = world.bound();
@@ -141,11 +152,80 @@ fn in_a_batch_that_is_bound_by_arithmetic_it_stays_off() {
         accepted: |_, _| 0.6,
         step: |tokens| 4.0 + 1.0 * tokens as f64,
         pass: 3.0,
+        reading: 0.0,
     };
     let outcome = world.run(&mut AdaptiveDepth::default(), 300);
     assert!(!outcome.on && outcome.speedup > 0.97, "{}", outcome.speedup);
     let tries = outcome.depths.iter().filter(|wanted| **wanted > 0).count();
     assert!((2..=12).contains(&tries), "{tries}");
+}
+
+/// Whatever a target's steps cost, however good the drafts are and from the first step on: what
+/// tries and mistaken turns cost is paid back or small. The machine is now and then slow.
+#[test]
+fn it_never_loses_much_anywhere() {
+    type Costs = [(&'static str, fn(usize) -> f64, f64, f64); 5];
+    let worlds: Costs = [
+        (
+            "weights are all",
+            |tokens| 10.0 + 0.05 * tokens as f64,
+            0.6,
+            0.01,
+        ),
+        (
+            "weights, then arithmetic",
+            |tokens| f64::max(9.0, 0.9 * tokens as f64),
+            0.8,
+            0.05,
+        ),
+        (
+            "half of each",
+            |tokens| 8.0 + 0.4 * tokens as f64,
+            1.2,
+            0.05,
+        ),
+        ("arithmetic", |tokens| 1.0 + 1.0 * tokens as f64, 0.5, 0.05),
+        (
+            "a dear draft",
+            |tokens| 8.0 + 0.4 * tokens as f64,
+            4.0,
+            0.25,
+        ),
+    ];
+    let shares: [fn(usize, usize) -> f64; 6] = [
+        |_, _| 0.0,
+        |_, _| 0.2,
+        |_, _| 0.5,
+        |_, _| 0.8,
+        // Half of the sequences draft well; and drafts that are good for a while.
+        |sequence, _| if sequence % 2 == 0 { 0.9 } else { 0.05 },
+        |_, round| if round / 200 % 2 == 0 { 0.9 } else { 0.0 },
+    ];
+    let mut bad = Vec::new();
+    for (name, step, pass, reading) in worlds {
+        for (at, accepted) in shares.into_iter().enumerate() {
+            for batch in [1, 2, 4, 8, 16, 32, 64] {
+                for rounds in [128, 512, 2048] {
+                    let world = World {
+                        batch,
+                        accepted,
+                        step,
+                        pass,
+                        reading,
+                    };
+                    let outcome = world.run(&mut AdaptiveDepth::default(), rounds);
+                    let least = if batch >= 32 { 0.97 } else { 0.93 };
+                    if outcome.speedup < least {
+                        bad.push(format!(
+                            "{name}, drafts {at}, {batch} sequences, {rounds} steps: {:.3}",
+                            outcome.speedup
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
 }
 
 #[test]
@@ -160,6 +240,7 @@ fn drafts_that_are_wrong_or_dear_turn_it_off() {
             },
             step: |tokens| 10.0 + 0.2 * tokens as f64,
             pass,
+            reading: 0.0,
         };
         let outcome = world.run(&mut AdaptiveDepth::default(), 500);
         assert!(
@@ -183,6 +264,7 @@ fn it_follows_when_the_text_changes() {
         },
         step: |tokens| 10.0 + 0.4 * tokens as f64,
         pass: 1.5,
+        reading: 0.0,
     };
     let mut depth = AdaptiveDepth::default();
     let outcome = world.run(&mut depth, 400);
@@ -204,6 +286,7 @@ fn a_sequence_that_drafts_well_goes_deeper_than_one_that_does_not() {
         accepted: |sequence, _| if sequence == 0 { 0.95 } else { 0.3 },
         step: |tokens| 10.0 + 0.5 * tokens as f64,
         pass: 0.2,
+        reading: 0.0,
     };
     let mut depth = AdaptiveDepth::default();
     world.run(&mut depth, 400);
@@ -229,6 +312,7 @@ fn the_same_reports_give_the_same_depths() {
         accepted: |sequence, _| 0.5 + 0.05 * sequence as f64,
         step: |tokens| 8.0 + 0.3 * tokens as f64,
         pass: 0.7,
+        reading: 0.0,
     };
     let run = || world.run(&mut AdaptiveDepth::default(), 300).depths;
     assert_eq!(run(), run());
@@ -245,6 +329,7 @@ fn limits_are_kept() {
         accepted: |_, _| 0.99,
         step: |_| 10.0,
         pass: 0.1,
+        reading: 0.0,
     };
     assert!(
         world
