@@ -29,8 +29,9 @@ pub struct SchedulerConfig {
     /// Most prompt tokens that may wait, with those of the one submitted; none for no limit. One
     /// request may wait alone whatever its length. Default none; at least 1.
     pub max_queue_tokens: Option<usize>,
-    /// Most tokens of one sequence in one step, so that a long prompt leaves budget to others.
-    /// Default none; at least 1. Needs [`chunked_prefill`](Self::chunked_prefill).
+    /// Most tokens of one sequence in one step, where shorter steps are wanted than the budget's:
+    /// that a long prompt leaves budget to those who wait is seen to without it. Default none; at
+    /// least 1. Needs [`chunked_prefill`](Self::chunked_prefill).
     pub long_prefill_threshold: Option<usize>,
     /// Whether a prompt may be computed over several steps. Default true. If not, a prompt waits
     /// for a step that has budget for all of it, and one longer than the budget is refused. Two

@@ -102,7 +102,7 @@ impl ContinuousScheduler {
     }
 
     /// Whether there is a seat, or one could be made.
-    fn could_seat(&mut self) -> bool {
+    pub(super) fn could_seat(&mut self) -> bool {
         self.seats < self.config.max_num_seqs || self.policy.displacing() || self.could_claim()
     }
 

@@ -303,10 +303,11 @@ impl Scheduler for ContinuousScheduler {
         let left = self.plan_running(kv, plan);
         let preempted = !plan.preempted.is_empty();
         // Whoever was preempted in this step comes before any newcomer in the next.
-        let left = match preempted || self.is_held_back(now, &left) {
+        let mut left = match preempted || self.is_held_back(now, &left) {
             true => left,
             false => self.plan_waiting(kv, now, plan, left),
         };
+        self.plan_rest(kv, plan, &mut left);
         self.plan_drafts(kv, plan, left);
         if !plan.rows.is_empty() {
             self.reserve.planned(preempted);

@@ -15,6 +15,8 @@ pub(super) struct Left {
     pub(super) owed: usize,
     /// Some of those prompts, by slot.
     pub(super) prefilling: [Option<usize>; 4],
+    /// Some of those whose rows are shorter than they could be, for the sake of others.
+    pub(super) cut: [Option<usize>; 4],
 }
 
 impl Left {
@@ -64,6 +66,17 @@ impl Sequence {
         self.row_len = len;
     }
 
+    /// Makes its row in the plan at hand, which did not reach its last token, `len` tokens long.
+    fn lengthen(&mut self, len: usize, row: &mut PlannedRow) {
+        let more = len - row.len;
+        row.samples = more == self.gap();
+        row.len = len;
+        self.computed += more;
+        self.flight.retract();
+        self.flight.push(row.samples);
+        self.row_len = len;
+    }
+
     /// Blocks it has yet to take for tokens that are known.
     pub(super) fn owed(&self, block_size: usize) -> usize {
         let blocks = |tokens: usize| tokens.div_ceil(block_size);
@@ -81,7 +94,9 @@ impl ContinuousScheduler {
             budget: self.config.max_batched_tokens,
             owed: 0,
             prefilling: [None; 4],
+            cut: [None; 4],
         };
+        let mut for_prompts = self.for_prompts();
         self.cursor = self.turn.take().or_else(|| self.ring.first());
         while let Some(slot) = self.cursor {
             let Some(sequence) = self.table.at_mut(slot) else {
@@ -100,9 +115,21 @@ impl ContinuousScheduler {
             self.cursor = self.ring.next(slot);
             if sequence.is_ready() {
                 let (gap, max_chunk) = (sequence.gap(), sequence.max_chunk);
-                match self.config.row_len(gap, max_chunk, left.budget) {
+                let most = if gap > 1 { for_prompts } else { 1 };
+                if gap > most
+                    && max_chunk > most
+                    && let Some(free) = left.cut.iter_mut().find(|slot| slot.is_none())
+                {
+                    *free = Some(slot);
+                }
+                match self.config.row_len(gap, max_chunk.min(most), left.budget) {
                     0 => _ = self.next_turn.get_or_insert(slot),
-                    len => self.run_row(slot, len, kv, plan, &mut left),
+                    len => {
+                        if gap > 1 {
+                            for_prompts -= len;
+                        }
+                        self.run_row(slot, len, kv, plan, &mut left);
+                    }
                 }
             }
             if let Some(sequence) = self.table.at_mut(slot).filter(|sequence| sequence.running) {
@@ -111,6 +138,71 @@ impl ContinuousScheduler {
         }
         self.turn = self.next_turn.take();
         left
+    }
+
+    /// Tokens of a step that the prompts of the running may take together before the others had
+    /// theirs: what is left when each of the others has a token, and half of that while somebody
+    /// waits. However long a prompt is, those who decode miss no step for it, and who comes after
+    /// it waits for one.
+    fn for_prompts(&mut self) -> usize {
+        if !self.config.chunked_prefill {
+            return usize::MAX;
+        }
+        let others = self.ring.len().saturating_sub(1);
+        let left = self.config.max_batched_tokens.saturating_sub(others);
+        let somebody_waits = self.queue.len() > 0 && self.could_seat();
+        (if somebody_waits { left / 2 } else { left }).max(1)
+    }
+
+    /// What newcomers left of the budget goes to running prompts that were cut short for them.
+    pub(super) fn plan_rest(
+        &mut self,
+        kv: &mut dyn KvManager,
+        plan: &mut StepPlan,
+        left: &mut Left,
+    ) {
+        // Those who have no row yet come first.
+        let has_row = |slot: &usize| {
+            let sequence = self.table.at(*slot);
+            sequence.is_some_and(|sequence| sequence.planned == self.step)
+        };
+        left.cut
+            .sort_by_key(|slot| slot.is_none_or(|slot| has_row(&slot)));
+        for slot in left.cut.into_iter().flatten() {
+            let Some(sequence) = self.table.at_mut(slot) else {
+                continue;
+            };
+            if left.budget == 0 || !sequence.running || !sequence.is_ready() {
+                continue;
+            }
+            let had = if sequence.planned == self.step {
+                sequence.row_len
+            } else {
+                0
+            };
+            let len =
+                self.config
+                    .row_len(had + sequence.gap(), sequence.max_chunk, had + left.budget);
+            if len <= had
+                || kv
+                    .allocate(sequence.id, sequence.computed + len - had)
+                    .is_err()
+            {
+                continue;
+            }
+            left.budget -= len - had;
+            if had == 0 {
+                sequence.plan_row(len, self.step, plan);
+                // Rows of newcomers stay the last.
+                let newcomers = plan.admitted.len();
+                let at = plan.rows.len() - newcomers - 1;
+                plan.rows[at..].rotate_right(1);
+            } else if let Some(row) = plan.rows.iter_mut().rfind(|row| row.id == sequence.id) {
+                sequence.lengthen(len, row);
+            }
+            let owed = sequence.owed(kv.layout().block_size.max(1));
+            left.owed -= std::mem::replace(&mut sequence.owed, owed) - owed;
+        }
     }
 
     /// Gives a running sequence a row, taking blocks from others if there are none left. It may

@@ -90,8 +90,7 @@ fn a_budget_smaller_than_the_running_is_shared_in_turns() {
         rig.submit(slot, 6, 100);
     }
     assert_eq!(rig.step(), [(0, 1), (1, 1), (2, 2)]);
-    assert_eq!(rig.step(), [(0, 1), (1, 1), (2, 2)]);
-    assert_eq!(rig.step(), [(0, 1), (1, 1), (2, 2)]);
+    // Half of what decodes leave is for whoever comes.
     assert_eq!(rig.step(), [(0, 1), (1, 1), (2, 1), (3, 1)]);
     // Four run, one has a gap of five: it takes what is left, and never twice before the others.
     assert_eq!(rig.step(), [(0, 1), (1, 1), (2, 1), (3, 1)]);
@@ -123,4 +122,50 @@ fn a_turn_that_ends_meanwhile_passes_to_the_next() {
     assert_eq!(rig.step(), [(0, 1), (1, 1)]);
     rig.end(2, llmserve_core::End::Done);
     assert_eq!(rig.step(), [(3, 1), (0, 1)]);
+}
+
+#[test]
+fn a_long_prompt_stalls_those_who_come_after_it_for_one_step() {
+    let mut rig = Rig::new(ContinuousScheduler::builder().max_batched_tokens(100), 1000);
+    rig.submit(0, 1000, 10);
+    assert_eq!(rig.step(), [(0, 100)]);
+    rig.submit(1, 30, 100);
+    assert_eq!(rig.step(), [(0, 70), (1, 30)], "the rest is for the first");
+    rig.submit(2, 80, 100);
+    assert_eq!(rig.step(), [(0, 49), (1, 1), (2, 50)]);
+    // Nobody waits, and there are two prompts: they take turns.
+    assert_eq!(rig.step(), [(0, 98), (1, 1), (2, 1)]);
+    assert_eq!(rig.step(), [(2, 29), (0, 70), (1, 1)]);
+    // Each that comes is in the next step, and none that runs misses one.
+    for slot in 3..9 {
+        rig.submit(slot, 30, 100);
+        let rows = rig.step();
+        assert_eq!(rows.iter().map(|(_, len)| len).sum::<usize>(), 100);
+        assert_eq!(rows.len(), slot as usize + 1, "{rows:?}");
+    }
+}
+
+#[test]
+fn however_many_long_prompts_run_who_comes_is_in_the_next_step() {
+    let mut rig = Rig::new(ContinuousScheduler::builder().max_batched_tokens(64), 4000);
+    let mut computed = [0; 4];
+    (0..4).for_each(|slot| rig.submit(slot, 2000, 10));
+    for slot in 4..60 {
+        let rows = rig.step();
+        for (slot, len) in rows {
+            if slot < 4 {
+                computed[slot] += len;
+            }
+        }
+        if slot > 8 {
+            assert_eq!(rig.admitted(), [slot as usize - 1]);
+        }
+        if slot > 9 {
+            rig.end(slot - 2, llmserve_core::End::Done);
+        }
+        rig.submit(slot, 8, 100);
+    }
+    let least = computed.iter().min().expect("four");
+    let most = computed.iter().max().expect("four");
+    assert!(*least > 300 && most - least < 200, "{computed:?}");
 }
