@@ -39,6 +39,8 @@ pub(crate) struct Report {
     /// A step with a row of it failed.
     pub(crate) failed: usize,
     pub(crate) steps: usize,
+    /// Drafts that were right, and all of them.
+    pub(crate) drafts: (usize, usize),
     /// The tokens of every finished choice, by job and choice.
     pub(crate) texts: BTreeMap<(usize, usize), Vec<TokenId>>,
 }
@@ -60,7 +62,28 @@ struct Live {
     left_out: usize,
 }
 
-type Step = Vec<(PlannedRow, Option<TokenId>)>;
+/// A row that was computed.
+#[derive(Debug)]
+struct Done {
+    row: PlannedRow,
+    /// What it brings: nothing, a token, or one more than drafts of it were right.
+    tokens: Vec<TokenId>,
+    /// Where what it wrote is valid up to.
+    computed: usize,
+}
+
+type Step = Vec<Done>;
+
+/// How the host behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manners {
+    /// Plans in flight when the next is asked for.
+    pub(crate) depth: usize,
+    /// Without any in flight, every step whose number is divisible by this fails.
+    pub(crate) fail_every: Option<usize>,
+    /// Whether it offers drafts, of which one in three is wrong.
+    pub(crate) drafts: bool,
+}
 
 pub(crate) struct Simulator<'a> {
     scheduler: &'a mut dyn Scheduler,
@@ -75,14 +98,12 @@ pub(crate) struct Simulator<'a> {
     report: Report,
 }
 
-/// Runs all jobs to their end, with `depth` plans in flight when the next is asked for. Without
-/// any, every step whose number is divisible by `fail_every` fails.
+/// Runs all jobs to their end.
 pub(crate) fn simulate(
     scheduler: &mut dyn Scheduler,
     kv: &mut dyn KvManager,
     jobs: Vec<Job>,
-    depth: usize,
-    fail_every: Option<usize>,
+    manners: Manners,
 ) -> Report {
     let layout = kv.layout().clone();
     let mut simulator = Simulator {
@@ -96,12 +117,14 @@ pub(crate) fn simulate(
         slots: 0,
         report: Report::default(),
     };
-    simulator.run(depth, fail_every.filter(|_| depth == 0));
+    simulator.run(manners);
     simulator.report
 }
 
 impl Simulator<'_> {
-    fn run(&mut self, depth: usize, fail_every: Option<usize>) {
+    fn run(&mut self, manners: Manners) {
+        let depth = manners.depth;
+        let fail_every = manners.fail_every.filter(|_| depth == 0);
         let mut plan = StepPlan::default();
         let mut in_flight: VecDeque<Step> = VecDeque::new();
         let last = self.jobs.iter().map(|job| job.arrival).max().unwrap_or(0);
@@ -112,6 +135,9 @@ impl Simulator<'_> {
             assert!(step < limit, "not done after {step} steps: {:?}", self.live);
             self.arrivals(step);
             self.cancellations(step);
+            if manners.drafts {
+                self.offer(step);
+            }
             self.scheduler.plan(self.kv, time(step), &mut plan);
             self.check(&plan);
             let nothing = plan.rows.is_empty() && in_flight.is_empty() && !self.live.is_empty();
@@ -144,6 +170,16 @@ impl Simulator<'_> {
             0,
             "all blocks are free at the end"
         );
+    }
+
+    /// Up to four guesses for each that decodes.
+    fn offer(&mut self, step: usize) {
+        for (id, live) in &self.live {
+            let drafts = (step * 7 + id.slot() * 3) % 5;
+            if live.running && live.seats == 1 && live.generated > 0 && drafts > 0 {
+                self.scheduler.offer(*id, drafts);
+            }
+        }
     }
 
     fn sequence_id(&mut self) -> SequenceId {
@@ -332,11 +368,13 @@ impl Simulator<'_> {
                 row.start, live.computed,
                 "rows are contiguous with what is computed"
             );
-            assert!(end <= live.tokens.len());
-            assert_eq!(row.samples, end == live.tokens.len());
+            let known = end - row.drafts;
+            assert!(known <= live.tokens.len());
+            assert_eq!(row.samples, known == live.tokens.len());
+            assert!(row.drafts == 0 || (row.samples && row.len == 1 + row.drafts));
             assert!(row.len <= self.jobs[live.job].max_chunk.unwrap_or(usize::MAX));
-            live.computed = end;
-            let hashes = prefix_hashes(&live.tokens);
+            live.computed = known;
+            let hashes = prefix_hashes(&with_guesses(live, row.drafts));
             for (position, hash) in hashes.iter().enumerate().take(end).skip(row.start) {
                 let slot = self.slot_of(row.id, position);
                 *slot = *hash;
@@ -348,37 +386,55 @@ impl Simulator<'_> {
         }
         let mut step = Step::new();
         for row in rows {
-            let hashes = prefix_hashes(&self.live[&row.id].tokens);
+            let guessed = with_guesses(&self.live[&row.id], row.drafts);
+            let hashes = prefix_hashes(&guessed);
             for (position, hash) in hashes.iter().enumerate().take(row.start + row.len) {
                 let found = *self.slot_of(row.id, position);
                 assert_eq!(found, *hash, "{:?} reads position {position}", row.id);
             }
             let live = self.live.get_mut(&row.id).expect("checked above");
-            let token = row.samples.then(|| sample(&live.tokens, live.choice));
-            live.tokens.extend(token);
-            step.push((*row, token));
+            let before = live.tokens.len();
+            while row.samples {
+                let token = sample(&live.tokens, live.choice);
+                live.tokens.push(token);
+                // The token after a draft that was right counts as well.
+                if guessed.get(live.tokens.len() - 1) != Some(&token) {
+                    break;
+                }
+            }
+            let tokens = live.tokens[before..].to_vec();
+            let right = tokens.len().saturating_sub(1);
+            live.computed += right;
+            self.report.drafts.0 += right;
+            self.report.drafts.1 += row.drafts;
+            step.push(Done {
+                row: *row,
+                tokens,
+                computed: live.computed,
+            });
         }
         step
     }
 
     fn commit(&mut self, step: Step) {
         let mut outcome = StepOutcome::default();
-        for (row, token) in step {
+        for done in step {
+            let (row, new_tokens) = (done.row, done.tokens.len());
             outcome.rows.push(RowOutcome {
                 id: row.id,
-                computed: row.start + row.len,
+                computed: done.computed,
                 first_token: outcome.tokens.len(),
-                new_tokens: usize::from(token.is_some()),
+                new_tokens,
             });
-            outcome.tokens.extend(token);
+            outcome.tokens.extend(done.tokens);
             // A late result is told all the same.
-            if token.is_none() || !self.live.contains_key(&row.id) {
+            if new_tokens == 0 || !self.live.contains_key(&row.id) {
                 continue;
             }
             self.forks(&row, &mut outcome);
             self.live
                 .entry(row.id)
-                .and_modify(|live| live.generated += 1);
+                .and_modify(|live| live.generated += new_tokens);
             self.end_if_complete(row.id, &mut outcome);
         }
         self.scheduler.commit(&outcome, self.kv);
@@ -462,6 +518,17 @@ pub(crate) const LONGEST_DELAY: usize = 4;
 
 fn work(job: &Job) -> usize {
     (job.prompt.len() + job.max_new) * job.choices
+}
+
+/// The tokens of one, and as many guesses for what follows them: one in three is wrong.
+fn with_guesses(live: &Live, drafts: usize) -> Vec<TokenId> {
+    let mut tokens = live.tokens.clone();
+    for _ in 0..drafts {
+        let right = sample(&tokens, live.choice);
+        let wrong = (tokens.len() + right as usize).is_multiple_of(3);
+        tokens.push(right + TokenId::from(wrong));
+    }
+    tokens
 }
 
 fn next_owner(id: SequenceId) -> SequenceId {
