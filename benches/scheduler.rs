@@ -183,7 +183,7 @@ fn block_operations(
         for slot in 0..sequences {
             kv.release(id(slot))?;
         }
-        time(&mut |slot| match kv.prefix(id(slot)).tokens {
+        time(&mut |slot| match kv.prefix(id(slot)) {
             found if found == tokens => Ok(()),
             found => Err(format!("{found} of {tokens} tokens found").into()),
         })?;

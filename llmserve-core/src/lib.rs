@@ -41,7 +41,7 @@ pub use contract::clock::{Clock, ManualClock, SystemClock, Time};
 pub use contract::generate::{Blocking, EventStream, Generate};
 pub use contract::grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarMatcher};
 pub use contract::kv::{
-    BlockEvent, BlockTables, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp, PrefixHit,
+    BlockEvent, BlockTables, Demand, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp,
     PrefixScope,
 };
 pub use contract::merge::{Merged, merge};

@@ -1,9 +1,8 @@
 //! What an allocation needs, told before anything changes.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use llmserve_core::{BlockId, PrefixHit};
+use llmserve_core::BlockId;
 
 use crate::pool::{Parent, Pool};
 use crate::sequence::Sequence;
@@ -12,7 +11,10 @@ use crate::sequence::Sequence;
 /// that many: both come from [`need`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Need {
-    pub(crate) hit: PrefixHit,
+    /// Cached blocks that the sequence starts from.
+    pub(crate) hits: usize,
+    /// How many of them nobody holds now.
+    pub(crate) idle_hits: usize,
     /// Shared blocks that will be written and are replaced.
     pub(crate) copies: usize,
     /// Blocks the table grows by, hits aside.
@@ -21,7 +23,7 @@ pub(crate) struct Need {
 
 impl Need {
     pub(crate) fn total(&self) -> usize {
-        self.hit.idle_blocks + self.copies + self.fresh
+        self.idle_hits + self.copies + self.fresh
     }
 }
 
@@ -36,10 +38,11 @@ pub(crate) fn need(
         return Need::default();
     }
     let block_size = pool.block_size();
-    let hit = look_up(pool, sequence, each);
-    let have = sequence.table.len() + hit.tokens / block_size;
+    let (hits, idle_hits) = look_up(pool, sequence, each);
+    let have = sequence.table.len() + hits;
     Need {
-        hit,
+        hits,
+        idle_hits,
         copies: writes(sequence, tokens, block_size)
             .filter(|&at| pool.block(sequence.table[at]).refs > 1)
             .count(),
@@ -47,36 +50,29 @@ pub(crate) fn need(
     }
 }
 
-/// The cached blocks a sequence without blocks may start from.
-///
-/// Whole blocks only, and never all of the sequence: the last token must be computed for its
-/// logits.
-pub(crate) fn look_up(
-    pool: &Pool,
-    sequence: &Sequence,
-    mut each: impl FnMut(BlockId),
-) -> PrefixHit {
-    let mut hit = PrefixHit::default();
-    if !sequence.reuse || !sequence.table.is_empty() {
-        return hit;
+/// The cached blocks a sequence may start from, and how many of them are idle.
+fn look_up(pool: &Pool, sequence: &Sequence, mut each: impl FnMut(BlockId)) -> (usize, usize) {
+    let (mut hits, mut idle) = (0, 0);
+    if !sequence.may_hit() {
+        return (hits, idle);
     }
     let block_size = pool.block_size();
-    let most = sequence.tokens.len().saturating_sub(1) / block_size;
-    let mut parent = Parent::Root(Arc::clone(&sequence.extras));
+    let most = sequence.most_hits(block_size);
+    let mut parent = Parent::Root(&sequence.extras);
     for (at, &identity) in sequence.identities.iter().take(most).enumerate() {
         let tokens = sequence.block_tokens(at, block_size);
-        let Some(id) = pool.find(identity, &parent, tokens) else {
+        let Some(id) = pool.find(identity, parent, tokens) else {
             break;
         };
         let Some(lineage) = pool.lineage(id) else {
             break;
         };
-        hit.tokens += block_size;
-        hit.idle_blocks += usize::from(pool.block(id).refs == 0);
+        hits += 1;
+        idle += usize::from(pool.block(id).refs == 0);
         parent = Parent::After(lineage);
         each(id);
     }
-    hit
+    (hits, idle)
 }
 
 /// Blocks of the table that a step up to `tokens` writes to.

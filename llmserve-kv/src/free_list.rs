@@ -7,8 +7,9 @@
 //!  sentinel ⇄ next to be taken ⇄ … ⇄ last given back ⇄ sentinel
 //! ```
 //!
-//! A removed node keeps its own links. Undoing removals in reverse order therefore restores the
-//! list exactly (Knuth's dancing links), which is how a dropped claim leaves no trace.
+//! A node removed from the middle keeps its own links. Undoing removals in reverse order therefore
+//! restores the list exactly (Knuth's dancing links), and nodes taken from the front are put back
+//! there, which is how a dropped claim leaves no trace.
 
 use llmserve_core::BlockId;
 
@@ -53,18 +54,32 @@ impl FreeList {
 
     /// Whether `block` is in the list.
     pub(crate) fn contains(&self, block: BlockId) -> bool {
-        // Removing a node points its predecessor past it, and only linking it points back.
+        // Removing a node points its predecessor past it, and only linking it points back; one
+        // popped counts as its own predecessor.
         self.links[self.links[block.index()].prev as usize].next == block.0
     }
 
-    /// Takes the first block; none when the list is empty.
-    pub(crate) fn pop_front(&mut self) -> Option<BlockId> {
-        let first = self.links[self.sentinel()].next;
-        if first as usize == self.sentinel() {
-            return None;
+    /// Moves the first `blocks` blocks to the end of `out`, first to last; false, having done
+    /// nothing, when there are fewer.
+    pub(crate) fn pop(&mut self, blocks: usize, out: &mut Vec<BlockId>) -> bool {
+        if blocks > self.len {
+            return false;
         }
-        self.remove(BlockId(first));
-        Some(BlockId(first))
+        let sentinel = self.sentinel();
+        let mut at = self.links[sentinel].next;
+        out.extend((0..blocks).map(|_| {
+            let taken = at;
+            let link = &mut self.links[taken as usize];
+            // Its neighbours may be taken as well and go on pointing to it: it is not in the list
+            // because it does not point to itself.
+            link.prev = taken;
+            at = link.next;
+            BlockId(taken)
+        }));
+        self.links[sentinel].next = at;
+        self.links[at as usize].prev = sentinel as u32;
+        self.len -= blocks;
+        true
     }
 
     /// Takes `block` out from wherever it is. False when it is not in the list.
@@ -79,7 +94,7 @@ impl FreeList {
         true
     }
 
-    /// Undoes the latest removal that was not undone yet, which must be that of `block`; nothing
+    /// Undoes the latest [removal](Self::remove) that was not undone yet, which must be that of `block`; nothing
     /// else may have happened to the list in between.
     pub(crate) fn restore(&mut self, block: BlockId) {
         debug_assert!(!self.contains(block));
@@ -134,6 +149,12 @@ mod tests {
         list.iter().map(|block| block.0).collect()
     }
 
+    fn pop(list: &mut FreeList, blocks: usize) -> Vec<u32> {
+        let mut out = Vec::new();
+        assert!(list.pop(blocks, &mut out));
+        out.into_iter().map(|block| block.0).collect()
+    }
+
     fn prepend(list: &mut FreeList, blocks: &[u32]) {
         blocks
             .iter()
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn pop_remove_append_keep_the_order() {
         let mut list = FreeList::full(5);
-        assert_eq!(list.pop_front(), Some(BlockId(0)));
+        assert_eq!(pop(&mut list, 1), [0]);
         assert!(list.remove(BlockId(2)));
         list.push_back(BlockId(2));
         assert_eq!(order(&list), [1, 3, 4, 2]);
@@ -154,8 +175,8 @@ mod tests {
     #[test]
     fn an_empty_list_has_nothing_to_pop() {
         let mut list = FreeList::full(1);
-        assert_eq!(list.pop_front(), Some(BlockId(0)));
-        assert_eq!(list.pop_front(), None);
+        assert_eq!(pop(&mut list, 1), [0]);
+        assert!(!list.pop(1, &mut Vec::new()));
         assert_eq!(list.len(), 0);
         assert!(!list.remove(BlockId(0)));
     }
@@ -171,21 +192,22 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
-        Pop,
+        Pop(usize),
         Remove(u32),
         Back(u32),
         Front(u32),
-        /// Remove these and undo it.
-        Undo(Vec<u32>),
+        /// Remove these, pop some, and undo it.
+        Undo(Vec<u32>, usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
-            Just(Op::Pop),
+            (0..6usize).prop_map(Op::Pop),
             (0..8u32).prop_map(Op::Remove),
             (0..8u32).prop_map(Op::Back),
             (0..8u32).prop_map(Op::Front),
-            proptest::collection::vec(0..8u32, 0..6).prop_map(Op::Undo),
+            (proptest::collection::vec(0..8u32, 0..6), 0..6usize)
+                .prop_map(|(removed, popped)| Op::Undo(removed, popped)),
         ]
     }
 
@@ -196,7 +218,14 @@ mod tests {
             let mut model: VecDeque<u32> = VecDeque::new();
             for op in ops {
                 match op {
-                    Op::Pop => prop_assert_eq!(list.pop_front().map(|b| b.0), model.pop_front()),
+                    Op::Pop(blocks) => {
+                        let mut out = vec![BlockId(99)];
+                        let popped = list.pop(blocks, &mut out);
+                        prop_assert_eq!(popped, blocks <= model.len());
+                        let expected = model.drain(..if popped { blocks } else { 0 });
+                        let expected: Vec<u32> = std::iter::once(99).chain(expected).collect();
+                        prop_assert_eq!(out.iter().map(|b| b.0).collect::<Vec<_>>(), expected);
+                    }
                     Op::Remove(block) => {
                         let at = model.iter().position(|&b| b == block);
                         prop_assert_eq!(list.remove(BlockId(block)), at.is_some());
@@ -211,9 +240,12 @@ mod tests {
                         model.push_front(block);
                     }
                     Op::Back(_) | Op::Front(_) => {}
-                    Op::Undo(blocks) => {
+                    Op::Undo(blocks, popped) => {
                         let removed: Vec<u32> =
                             blocks.into_iter().filter(|&b| list.remove(BlockId(b))).collect();
+                        let mut out = Vec::new();
+                        list.pop(popped, &mut out);
+                        out.iter().rev().for_each(|&b| list.push_front(b));
                         removed.iter().rev().for_each(|&b| list.restore(BlockId(b)));
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! A hash table with chaining whose links are threaded through an array indexed by block: its
 //! size is fixed when it is made, so neither inserting nor removing ever allocates or rehashes.
-//! Identities are hashes already; their low bits choose the bucket.
+//! Identities are hashes already; their low bits choose the bucket. There are twice as many buckets
+//! as blocks or more, so that as a rule an empty bucket tells that an identity is not there.
 //!
 //! ```text
 //!  buckets   [ 7 │ – │ 2 │ … ]          identity & mask ─► first block of the chain
@@ -38,7 +39,7 @@ impl Index {
             next: NONE,
         };
         Self {
-            buckets: vec![NONE; (blocks as usize).next_power_of_two()],
+            buckets: vec![NONE; (2 * blocks as usize).next_power_of_two()],
             entries: vec![unused; blocks as usize],
         }
     }

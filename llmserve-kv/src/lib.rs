@@ -50,7 +50,7 @@
 //!
 //! let second = SequenceId::new(1, 0);
 //! kv.open(second, &prompt, PrefixScope::default())?;
-//! assert_eq!(kv.demand(second, 10)?, 1); // two blocks are shared, the third is its own
+//! assert_eq!(kv.demand(second, 10)?.blocks, 1); // two blocks are shared, the third is its own
 //! assert_eq!(kv.allocate(second, 10)?, 8);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -64,6 +64,7 @@ mod free_list;
 mod index;
 mod manager;
 mod pool;
+mod prefix;
 mod publish;
 mod sequence;
 mod slots;

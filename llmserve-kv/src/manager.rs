@@ -1,16 +1,17 @@
 //! The manager: the contract's calls, each a few steps over sequences and pool.
 
 use llmserve_core::{
-    BlockEvent, BlockId, BlockTables, GroupId, KvError, KvLayout, KvManager, KvStats, OutOfBlocks,
-    PageOp, PrefixHit, PrefixScope, SequenceId, TokenId,
+    BlockEvent, BlockId, BlockTables, Demand, GroupId, KvError, KvLayout, KvManager, KvStats,
+    OutOfBlocks, PageOp, PrefixScope, SequenceId, TokenId,
 };
 
-use crate::allocate::{look_up, need, writes};
+use crate::allocate::{need, writes};
 use crate::builder::PagedKvBuilder;
 use crate::chain::Chain;
 use crate::pool::Pool;
+use crate::prefix::{common, findable};
 use crate::publish::{is_vouched_for, keep_tail, publish, revoke, settle, tell_tail};
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, fill};
 use crate::slots::Slots;
 use crate::stats::Counters;
 
@@ -110,11 +111,10 @@ impl KvManager for PagedKv {
         self.slots.get(sequence).is_ok()
     }
 
-    fn prefix(&self, sequence: SequenceId) -> PrefixHit {
-        match self.slots.get(sequence) {
-            Ok(sequence) => look_up(&self.pool, sequence, |_| ()),
-            Err(_) => PrefixHit::default(),
-        }
+    fn prefix(&self, sequence: SequenceId) -> usize {
+        let sequence = self.slots.get(sequence);
+        let blocks = sequence.map_or(0, |sequence| findable(&self.pool, sequence));
+        blocks * self.layout.block_size
     }
 
     fn common_prefix(&self, sequence: SequenceId, with: SequenceId) -> usize {
@@ -124,10 +124,7 @@ impl KvManager for PagedKv {
         if !one.reuse {
             return 0;
         }
-        // An identity is chained from those before it: from the first that differs on all do.
-        let blocks = one.identities.len().min(other.identities.len());
-        let blocks = partition(blocks, |at| one.identities[at] == other.identities[at]);
-        blocks * self.layout.block_size
+        common(one, other) * self.layout.block_size
     }
 
     fn releasable(&self, sequence: SequenceId) -> usize {
@@ -139,9 +136,13 @@ impl KvManager for PagedKv {
         own.count()
     }
 
-    fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError> {
+    fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<Demand, KvError> {
         let sequence = self.slots.get(sequence)?;
-        Ok(need(&self.pool, sequence, tokens, |_| ()).total())
+        let need = need(&self.pool, sequence, tokens, |_| ());
+        Ok(Demand {
+            blocks: need.total(),
+            cached: need.hits * self.layout.block_size,
+        })
     }
 
     fn available(&self) -> usize {
@@ -173,13 +174,15 @@ impl KvManager for PagedKv {
         let held = sequence.table.len();
         let written = writes(sequence, tokens, block_size);
         if need.total() > 0 || !self.hits.is_empty() {
-            let mut claim = self.pool.claim();
+            let mut claim = self.pool.claim(&mut sequence.table);
             self.hits.iter().for_each(|&id| claim.hit(id));
-            for _ in 0..need.copies + need.fresh {
-                // Cannot fail after the check above; if it did, the claim gives everything back.
-                claim.fresh().map_err(|_| out)?;
-            }
-            claim.keep(&mut sequence.table);
+            // Cannot fail after the check above; if it did, the claim gives everything back.
+            claim.fresh(need.copies + need.fresh).map_err(|_| out)?;
+            let (known, first) = (sequence.tokens.len(), held + need.hits);
+            claim.keep(|nth| match nth.checked_sub(need.copies) {
+                Some(at) => fill(known, first + at, block_size),
+                None => 0,
+            });
         }
         if need.copies > 0 {
             let planned = sequence.planned;
@@ -206,16 +209,16 @@ impl KvManager for PagedKv {
         for at in written.clone() {
             self.pool.strip(sequence.table[at]);
         }
-        for at in written.start..sequence.table.len() {
+        for at in written {
             self.pool
                 .note_fill(sequence.table[at], sequence.fill(at, block_size));
         }
 
+        let cached = need.hits * block_size;
         if starts {
-            let hits = self.hits.len();
-            sequence.planned = need.hit.tokens;
-            sequence.own_from = hits;
-            sequence.published = hits;
+            sequence.planned = cached;
+            sequence.own_from = need.hits;
+            sequence.published = need.hits;
             sequence.sealed = self
                 .hits
                 .iter()
@@ -227,14 +230,14 @@ impl KvManager for PagedKv {
                 sequence.counted = true;
                 if self.chain.is_some() && sequence.reuse {
                     self.counters.query_tokens += sequence.tokens.len() as u64;
-                    self.counters.hit_tokens += need.hit.tokens as u64;
+                    self.counters.hit_tokens += cached as u64;
                 }
             }
         }
         sequence.planned = sequence.planned.max(tokens);
         publish(&mut self.pool, sequence, tokens);
         keep_tail(&mut self.pool, sequence);
-        Ok(need.hit.tokens)
+        Ok(cached)
     }
 
     fn append(&mut self, sequence: SequenceId, tokens: &[TokenId]) -> Result<(), KvError> {
@@ -365,17 +368,4 @@ impl KvManager for PagedKv {
     fn stats(&self) -> KvStats {
         self.counters.with(&self.pool)
     }
-}
-
-/// How many of `0..len` come before the first for which `holds` does not.
-fn partition(len: usize, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, len);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match holds(middle) {
-            true => low = middle + 1,
-            false => high = middle,
-        }
-    }
-    low
 }

@@ -6,7 +6,7 @@
 //!  append   ─► settle    the same, for tokens that were computed before they were known
 //! ```
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use crate::pool::{Parent, Pool};
 use crate::sequence::Sequence;
@@ -36,9 +36,7 @@ pub(crate) fn tell_tail(pool: &mut Pool, sequence: &mut Sequence) {
 /// Labels the full blocks of known tokens below position `end`.
 pub(crate) fn publish(pool: &mut Pool, sequence: &mut Sequence, end: usize) {
     let full = full_blocks(pool, sequence, end);
-    while sequence.published < full && label(pool, sequence, sequence.published) {
-        sequence.published += 1;
-    }
+    sequence.published = label(pool, sequence, sequence.published..full);
 }
 
 /// Seals the full blocks of known, computed tokens.
@@ -48,12 +46,12 @@ pub(crate) fn settle(pool: &mut Pool, sequence: &mut Sequence) {
         return;
     }
     tell_tail(pool, sequence);
-    while sequence.sealed < full && label(pool, sequence, sequence.sealed) {
-        let at = sequence.sealed;
+    let labelled = label(pool, sequence, sequence.sealed..full);
+    for at in sequence.sealed..labelled {
         let parent = at.checked_sub(1).map(|before| sequence.identities[before]);
         pool.seal(sequence.table[at], sequence.identities[at], parent);
-        sequence.sealed += 1;
     }
+    sequence.sealed = labelled;
     sequence.published = sequence.published.max(sequence.sealed);
     keep_tail(pool, sequence);
 }
@@ -82,23 +80,27 @@ fn full_blocks(pool: &Pool, sequence: &Sequence, end: usize) -> usize {
         .min(sequence.table.len())
 }
 
-/// Makes sure that block `at` is labelled; false if this sequence cannot say what is in it.
-fn label(pool: &mut Pool, sequence: &Sequence, at: usize) -> bool {
-    let id = sequence.table[at];
-    if pool.block(id).label.is_some() {
-        return true;
+/// Makes sure that the blocks `range` are labelled, in order, and tells up to where: this sequence
+/// may not be able to say what is in one.
+fn label(pool: &mut Pool, sequence: &Sequence, range: Range<usize>) -> usize {
+    if range.is_empty() {
+        return range.start;
     }
-    if at < sequence.own_from {
-        return false;
-    }
-    let parent = match at.checked_sub(1) {
-        None => Parent::Root(Arc::clone(&sequence.extras)),
-        Some(before) => match pool.lineage(sequence.table[before]) {
-            Some(lineage) => Parent::After(lineage),
-            None => return false,
-        },
+    let mut parent = match range.start.checked_sub(1) {
+        None => Some(Parent::Root(&sequence.extras)),
+        Some(before) => pool.lineage(sequence.table[before]).map(Parent::After),
     };
-    let tokens = sequence.block_tokens(at, pool.block_size());
-    pool.publish(id, sequence.identities[at], parent, tokens);
-    true
+    for at in range.clone() {
+        let id = sequence.table[at];
+        let lineage = match (pool.lineage(id), parent) {
+            (Some(lineage), _) => lineage,
+            (None, Some(parent)) if at >= sequence.own_from => {
+                let tokens = sequence.block_tokens(at, pool.block_size());
+                pool.publish(id, sequence.identities[at], parent, tokens)
+            }
+            _ => return at,
+        };
+        parent = Some(Parent::After(lineage));
+    }
+    range.end
 }

@@ -133,6 +133,18 @@ impl Sequence {
         self.own_tail = false;
     }
 
+    /// Whether it may start from blocks that others computed.
+    pub(crate) fn may_hit(&self) -> bool {
+        self.reuse && self.table.is_empty()
+    }
+
+    /// Most blocks that it may start from: whole ones, and never all of its tokens, for the last
+    /// one must be computed for its logits.
+    pub(crate) fn most_hits(&self, block_size: usize) -> usize {
+        let blocks = self.tokens.len().saturating_sub(1) / block_size;
+        blocks.min(self.identities.len())
+    }
+
     /// The tokens of full block `block`.
     pub(crate) fn block_tokens(&self, block: usize, block_size: usize) -> &[TokenId] {
         &self.tokens[block * block_size..(block + 1) * block_size]
@@ -140,9 +152,11 @@ impl Sequence {
 
     /// Known tokens that fall into block `block`.
     pub(crate) fn fill(&self, block: usize, block_size: usize) -> usize {
-        self.tokens
-            .len()
-            .saturating_sub(block * block_size)
-            .min(block_size)
+        fill(self.tokens.len(), block, block_size)
     }
+}
+
+/// How many of `known` tokens fall into block `block`.
+pub(crate) fn fill(known: usize, block: usize, block_size: usize) -> usize {
+    known.saturating_sub(block * block_size).min(block_size)
 }

@@ -17,8 +17,8 @@ pub(crate) struct Levels {
 }
 
 impl Levels {
-    pub(crate) fn took(&mut self, unused: usize) {
-        self.held += 1;
+    pub(crate) fn took(&mut self, blocks: usize, unused: usize) {
+        self.held += blocks;
         self.peak_held = self.peak_held.max(self.held);
         self.unused += unused;
     }

@@ -398,8 +398,8 @@ fn a_model_that_fails_after_submission_fails_that_step_alone() {
 fn a_kv_manager_that_refuses_ends_the_request_and_never_hangs() {
     use llmserve::kv::PagedKv;
     use llmserve::{
-        BlockEvent, BlockId, BlockTables, GroupId, KvError, KvLayout, KvManager, KvStats, PageOp,
-        PrefixHit, PrefixScope, SequenceId,
+        BlockEvent, BlockId, BlockTables, Demand, GroupId, KvError, KvLayout, KvManager, KvStats,
+        PageOp, PrefixScope, SequenceId,
     };
     /// Refuses what its name says.
     struct Refusing(PagedKv, &'static str);
@@ -435,10 +435,10 @@ fn a_kv_manager_that_refuses_ends_the_request_and_never_hangs() {
         fn is_open(&self, id: SequenceId) -> bool {
             self.0.is_open(id)
         }
-        fn prefix(&self, id: SequenceId) -> PrefixHit {
+        fn prefix(&self, id: SequenceId) -> usize {
             self.0.prefix(id)
         }
-        fn demand(&self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
+        fn demand(&self, id: SequenceId, tokens: usize) -> Result<Demand, KvError> {
             self.0.demand(id, tokens)
         }
         fn available(&self) -> usize {

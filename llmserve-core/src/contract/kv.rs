@@ -61,14 +61,15 @@ impl Default for PrefixScope {
     }
 }
 
-/// What a lookup found. Nothing was changed by it.
+/// What an allocation would take. Nothing was changed by asking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PrefixHit {
-    /// Tokens at the front that need not be computed: whole blocks, and always at least one token
-    /// fewer than the sequence has.
-    pub tokens: usize,
-    /// How many of the hit blocks nobody holds now; taking them uses up available blocks.
-    pub idle_blocks: usize,
+pub struct Demand {
+    /// Available blocks that it would use up, idle cached ones and copies on write included.
+    pub blocks: usize,
+    /// Tokens at the front that need not be computed, because their blocks are cached: whole
+    /// blocks, and always at least one token fewer than the sequence has. 0 for a sequence that
+    /// holds blocks or may not reuse.
+    pub cached: usize,
 }
 
 /// A page operation that must run, in order, before the step that was planned with it.
@@ -194,9 +195,15 @@ pub trait KvManager: BlockTables + Send {
     /// Whether the sequence is open.
     fn is_open(&self, sequence: SequenceId) -> bool;
 
-    /// What an allocation for a sequence that holds no blocks would find cached. The default hit
-    /// (nothing) for one that holds blocks, is unknown, or may not reuse.
-    fn prefix(&self, sequence: SequenceId) -> PrefixHit;
+    /// Tokens at the front of a sequence without blocks that seem to be cached: what a policy
+    /// asks of many sequences and often. 0 for one that holds blocks, is unknown, or may not
+    /// reuse.
+    ///
+    /// Never less than the [`Demand::cached`] of a whole allocation now, and as a rule the same.
+    /// But only identities need be looked at, where an allocation compares tokens: where two
+    /// contents share an identity, or the front of what was cached is gone, it may be more. Rows
+    /// are planned with what [`demand`](Self::demand) says.
+    fn prefix(&self, sequence: SequenceId) -> usize;
 
     /// Tokens at the front that the first of two open sequences could share with the second: whole
     /// blocks of equal tokens in an equal [`PrefixScope`]. The default, 0, is right for a manager
@@ -211,12 +218,12 @@ pub trait KvManager: BlockTables + Send {
         self.table(sequence, GroupId::MAIN).len()
     }
 
-    /// Blocks that [`allocate`](Self::allocate) up to `tokens` would use up, idle hits and
-    /// copies on write included.
+    /// What [`allocate`](Self::allocate) up to `tokens` would take: it succeeds exactly when the
+    /// blocks are [`available`](Self::available), and returns exactly the cached tokens.
     ///
     /// # Errors
     /// [`KvError::UnknownSequence`].
-    fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<usize, KvError>;
+    fn demand(&self, sequence: SequenceId, tokens: usize) -> Result<Demand, KvError>;
 
     /// Blocks that an allocation could use up now.
     fn available(&self) -> usize;

@@ -1,5 +1,6 @@
 //! What is known of one block.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use llmserve_core::Extras;
@@ -10,27 +11,28 @@ use llmserve_core::Extras;
 /// Comparing a parent's *identity* would not do: two contents that share an identity by accident
 /// or malice have children that share one too. A line's number is never given out twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lineage(pub(super) u64);
+pub(crate) struct Lineage(pub(super) NonZeroU64);
 
 /// What a block's content depends on besides its own tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Parent {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parent<'a> {
     /// A first block: what was computed under these extras.
-    Root(Arc<Extras>),
+    Root(&'a Arc<Extras>),
     /// The block that follows this line.
     After(Lineage),
 }
 
 /// What makes a block findable.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Label {
-    pub(crate) parent: Parent,
+    /// The line before this block's; none for a first block, whose extras the pool keeps apart.
+    pub(super) after: Option<Lineage>,
     pub(crate) lineage: Lineage,
     /// False while the step that fills the block has not succeeded yet.
     pub(crate) sealed: bool,
 }
 
-/// One block: who holds it and what is in it.
+/// One block: who holds it and what is in it. Two of them fit a cache line.
 #[derive(Debug, Default)]
 pub(crate) struct Block {
     /// Tables that hold it. The block is in the free list exactly when there are none.
@@ -41,8 +43,10 @@ pub(crate) struct Block {
     pub(crate) label: Option<Label>,
 }
 
+const _: () = assert!(size_of::<Block>() == 32);
+
 impl Block {
     pub(crate) fn is_sealed(&self) -> bool {
-        self.label.as_ref().is_some_and(|label| label.sealed)
+        self.label.is_some_and(|label| label.sealed)
     }
 }

@@ -4,84 +4,88 @@ use llmserve_core::BlockId;
 
 use super::{Pool, Table};
 
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Taken {
-    /// From the front of the free list; what it held is forgotten when the claim is kept.
-    Fresh(BlockId),
-    /// For its content.
-    Hit(BlockId),
-}
-
-/// The free list is empty.
+/// The free list has fewer blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exhausted;
 
 /// Blocks on their way from the pool into a table.
 ///
+/// ```text
+///  table   [ held … ][ hits … ][ fresh … ]
+///                    └─── the claim ─────┘
+/// ```
+///
 /// Dropped, it gives everything back exactly as it was: order in the free list, reference counts
-/// and identities. [`keep`](Self::keep) moves the blocks into a table for good.
+/// and identities. [`keep`](Self::keep) leaves the blocks in the table for good.
 #[derive(Debug)]
 #[must_use = "a dropped claim gives its blocks back"]
-pub(crate) struct Claim<'p> {
-    pool: &'p mut Pool,
+pub(crate) struct Claim<'a> {
+    pool: &'a mut Pool,
+    table: &'a mut Table,
+    /// Blocks of the table before the claim's.
+    held: usize,
+    hits: usize,
 }
 
-impl<'p> Claim<'p> {
-    pub(super) fn new(pool: &'p mut Pool) -> Self {
-        debug_assert!(pool.claimed.is_empty());
-        Self { pool }
+impl<'a> Claim<'a> {
+    pub(super) fn new(pool: &'a mut Pool, table: &'a mut Table) -> Self {
+        let held = table.len();
+        Self {
+            pool,
+            table,
+            held,
+            hits: 0,
+        }
     }
 
-    /// Takes one more reference to a labelled block, idle or held.
+    /// Takes one more reference to a labelled block, idle or held. Hits come before fresh blocks.
     pub(crate) fn hit(&mut self, id: BlockId) {
+        debug_assert_eq!(self.table.len(), self.held + self.hits);
         let block = &mut self.pool.blocks[id.index()];
         debug_assert!(block.label.is_some());
         if block.refs == 0 {
             self.pool.free.remove(id);
         }
         block.refs += 1;
-        self.pool.claimed.push(Taken::Hit(id));
+        self.table.blocks.push(id);
+        self.hits += 1;
     }
 
-    /// Takes the least recently used idle block.
-    pub(crate) fn fresh(&mut self) -> Result<(), Exhausted> {
-        let id = self.pool.free.pop_front().ok_or(Exhausted)?;
-        self.pool.blocks[id.index()].refs = 1;
-        self.pool.claimed.push(Taken::Fresh(id));
-        Ok(())
-    }
-
-    /// Moves the blocks to the end of `table`, in the order they were taken. Fresh ones lose what
-    /// they held and are blank.
-    pub(crate) fn keep(self, table: &mut Table) {
-        // Taken out, so that the drop at the end finds nothing to give back.
-        let mut claimed = std::mem::take(&mut self.pool.claimed);
-        for taken in claimed.drain(..) {
-            let id = match taken {
-                Taken::Hit(id) => {
-                    self.pool.took_hit(id);
-                    id
-                }
-                Taken::Fresh(id) => {
-                    self.pool.took_fresh(id);
-                    id
-                }
-            };
-            table.blocks.push(id);
+    /// Takes the least recently used idle blocks. What they hold is forgotten when the claim is
+    /// kept.
+    pub(crate) fn fresh(&mut self, blocks: usize) -> Result<(), Exhausted> {
+        match self.pool.free.pop(blocks, &mut self.table.blocks) {
+            true => Ok(()),
+            false => Err(Exhausted),
         }
-        self.pool.claimed = claimed;
+    }
+
+    /// Leaves the blocks in the table, in the order they were taken. The `n`-th of the fresh ones
+    /// is blank but for `fill(n)` tokens that its holder has for it.
+    pub(crate) fn keep(mut self, fill: impl Fn(usize) -> usize) {
+        let (hits, fresh) = self.table.blocks[self.held..].split_at(self.hits);
+        hits.iter().for_each(|&id| self.pool.took_hit(id));
+        self.pool.took_fresh(fresh, fill);
+        // So that the drop finds nothing to give back.
+        self.held = self.table.len();
+        self.hits = 0;
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        let (hits, fresh) = self.table.blocks[self.held..].split_at(self.hits);
         // In reverse: that is what makes the free list's restore exact.
-        while let Some(Taken::Hit(id) | Taken::Fresh(id)) = self.pool.claimed.pop() {
+        for &id in fresh.iter().rev() {
+            self.pool.free.push_front(id);
+        }
+        for &id in hits.iter().rev() {
             let block = &mut self.pool.blocks[id.index()];
             block.refs -= 1;
             if block.refs == 0 {
                 self.pool.free.restore(id);
             }
         }
+        self.table.blocks.truncate(self.held);
     }
 }

@@ -10,7 +10,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use llmserve_core::{BlockEvent, BlockId, BlockIdentity, TokenId};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use llmserve_core::{BlockEvent, BlockId, BlockIdentity, Extras, TokenId};
 
 pub(crate) use block::{Block, Label, Lineage, Parent};
 pub(crate) use claim::Claim;
@@ -28,8 +31,10 @@ pub(crate) struct Pool {
     index: Index,
     /// Tokens of labelled blocks, `block_size` for each block.
     tokens: Vec<TokenId>,
-    lineages: u64,
-    claimed: Vec<claim::Taken>,
+    /// Extras of labelled first blocks, by block.
+    roots: Vec<Option<Arc<Extras>>>,
+    /// The number that the next line of content gets.
+    next_lineage: NonZeroU64,
     levels: Levels,
     /// None when nobody listens.
     events: Option<Vec<BlockEvent>>,
@@ -56,8 +61,8 @@ impl Pool {
             free: FreeList::full(blocks),
             index: Index::new(labelled),
             tokens,
-            lineages: 0,
-            claimed: Vec::new(),
+            roots: vec![None; labelled as usize],
+            next_lineage: NonZeroU64::MIN,
             levels: Levels::default(),
             events: events.then(Vec::new),
         })
@@ -90,8 +95,9 @@ impl Pool {
 
     // ---- taking and giving back -------------------------------------------------------------
 
-    pub(crate) fn claim(&mut self) -> Claim<'_> {
-        Claim::new(self)
+    /// Starts taking blocks that go to the end of `table`.
+    pub(crate) fn claim<'a>(&'a mut self, table: &'a mut Table) -> Claim<'a> {
+        Claim::new(self, table)
     }
 
     /// A second table over the same blocks.
@@ -169,18 +175,26 @@ impl Pool {
         if block.refs == 1 {
             let unused = self.block_size - block.fill as usize;
             self.levels.cached_idle -= 1;
-            self.levels.took(unused);
+            self.levels.took(1, unused);
         }
     }
 
-    fn took_fresh(&mut self, id: BlockId) {
-        if self.blocks[id.index()].label.is_some() {
-            self.levels.cached_idle -= 1;
-            self.levels.evictions += 1;
-            self.strip(id);
+    /// The blocks `ids` were taken for `fill` tokens each; what they held is forgotten.
+    fn took_fresh(&mut self, ids: &[BlockId], fill: impl Fn(usize) -> usize) {
+        let mut unused = ids.len() * self.block_size;
+        for (nth, &id) in ids.iter().enumerate() {
+            if self.blocks[id.index()].label.is_some() {
+                self.levels.cached_idle -= 1;
+                self.levels.evictions += 1;
+                self.strip(id);
+            }
+            let fill = fill(nth);
+            unused -= fill;
+            let block = &mut self.blocks[id.index()];
+            block.refs = 1;
+            block.fill = fill as u32;
         }
-        self.blocks[id.index()].fill = 0;
-        self.levels.took(self.block_size);
+        self.levels.took(ids.len(), unused);
     }
 
     /// A sole holder has `tokens` more in a block: the levels say so at once, the block when it is
@@ -207,11 +221,16 @@ impl Pool {
 
     // ---- labels -----------------------------------------------------------------------------
 
+    /// Whether some block carries `identity`.
+    pub(crate) fn is_findable(&self, identity: BlockIdentity) -> bool {
+        self.index.candidates(identity).next().is_some()
+    }
+
     /// A block with this very content: one that is held, if there is one, for it costs nothing.
     pub(crate) fn find(
         &self,
         identity: BlockIdentity,
-        parent: &Parent,
+        parent: Parent<'_>,
         tokens: &[TokenId],
     ) -> Option<BlockId> {
         let mut idle = None;
@@ -226,36 +245,53 @@ impl Pool {
         idle
     }
 
-    /// Makes a blank block findable as `tokens` after `parent`, not sealed yet.
+    /// Makes a blank block findable as `tokens` after `parent`, not sealed yet. The number of its
+    /// line.
+    #[inline]
     pub(crate) fn publish(
         &mut self,
         id: BlockId,
         identity: BlockIdentity,
-        parent: Parent,
+        parent: Parent<'_>,
         tokens: &[TokenId],
-    ) {
+    ) -> Lineage {
         debug_assert!(self.block(id).label.is_none());
-        let lineage = match self.find(identity, &parent, tokens) {
-            Some(twin) => self.lineage(twin),
-            None => None,
+        // As a rule there is none, which the index alone can tell.
+        let twin = match self.is_findable(identity) {
+            true => self.find(identity, parent, tokens),
+            false => None,
         };
-        let lineage = lineage.unwrap_or_else(|| {
-            self.lineages += 1;
-            Lineage(self.lineages)
-        });
+        let lineage = match twin.and_then(|twin| self.lineage(twin)) {
+            Some(lineage) => lineage,
+            None => {
+                let new = self.next_lineage;
+                // So many blocks are never filled: it cannot come round.
+                self.next_lineage = new.saturating_add(1);
+                Lineage(new)
+            }
+        };
         self.note_fill(id, self.block_size);
         let at = id.index() * self.block_size;
-        self.tokens[at..at + self.block_size].copy_from_slice(tokens);
+        copy(&mut self.tokens[at..at + self.block_size], tokens);
         self.index.insert(id, identity);
+        let after = match parent {
+            Parent::After(lineage) => Some(lineage),
+            Parent::Root(extras) => {
+                self.roots[id.index()] = Some(Arc::clone(extras));
+                None
+            }
+        };
         self.blocks[id.index()].label = Some(Label {
-            parent,
+            after,
             lineage,
             sealed: false,
         });
+        lineage
     }
 
     /// Makes a published block findable for good. The identity is announced if no other sealed
     /// block carries it: what listeners know is which identities can be hit, not how often.
+    #[inline]
     pub(crate) fn seal(
         &mut self,
         id: BlockId,
@@ -282,6 +318,9 @@ impl Pool {
         let Some(label) = self.blocks[id.index()].label.take() else {
             return;
         };
+        if label.after.is_none() {
+            self.roots[id.index()] = None;
+        }
         let identity = self.index.remove(id);
         if label.sealed && self.events.is_some() && !self.is_sealed_anywhere(identity) {
             self.announce(BlockEvent::Removed { identity });
@@ -289,7 +328,7 @@ impl Pool {
     }
 
     pub(crate) fn lineage(&self, id: BlockId) -> Option<Lineage> {
-        self.block(id).label.as_ref().map(|label| label.lineage)
+        self.block(id).label.map(|label| label.lineage)
     }
 
     /// Forgets all content. Nobody may hold a block.
@@ -300,17 +339,29 @@ impl Pool {
                 self.index.remove(BlockId(at as u32));
             }
         }
+        self.roots.fill(None);
         self.levels.cached_idle = 0;
         self.free = FreeList::full(self.blocks.len() as u32);
         self.announce(BlockEvent::Cleared);
     }
 
-    fn has_content(&self, id: BlockId, parent: &Parent, tokens: &[TokenId]) -> bool {
-        self.block(id)
-            .label
-            .as_ref()
-            .is_some_and(|label| label.parent == *parent)
-            && self.tokens_of(id) == tokens
+    #[inline]
+    fn has_content(&self, id: BlockId, parent: Parent<'_>, tokens: &[TokenId]) -> bool {
+        self.follows(id, parent) && equal(self.tokens_of(id), tokens)
+    }
+
+    /// Whether a block is labelled as one after `parent`.
+    #[inline]
+    fn follows(&self, id: BlockId, parent: Parent<'_>) -> bool {
+        let Some(label) = self.block(id).label else {
+            return false;
+        };
+        match parent {
+            Parent::After(lineage) => label.after == Some(lineage),
+            Parent::Root(extras) => {
+                label.after.is_none() && self.roots[id.index()].as_ref() == Some(extras)
+            }
+        }
     }
 
     fn tokens_of(&self, id: BlockId) -> &[TokenId] {
@@ -331,6 +382,36 @@ impl Pool {
     }
 }
 
+/// Tokens that are moved or compared at once: few enough for it to be done without a call, which
+/// would take longer.
+const RUN: usize = 8;
+
+/// Copies the tokens of a block.
+#[inline]
+fn copy(to: &mut [TokenId], from: &[TokenId]) {
+    let (to_runs, to_rest) = to.as_chunks_mut::<RUN>();
+    let (from_runs, from_rest) = from.as_chunks::<RUN>();
+    for (to, from) in to_runs.iter_mut().zip(from_runs) {
+        *to = *from;
+    }
+    if !to_rest.is_empty() {
+        to_rest.copy_from_slice(from_rest);
+    }
+}
+
+/// Whether the tokens of two blocks are equal.
+#[inline]
+fn equal(one: &[TokenId], other: &[TokenId]) -> bool {
+    let (one_runs, one_rest) = one.as_chunks::<RUN>();
+    let (other_runs, other_rest) = other.as_chunks::<RUN>();
+    one.len() == other.len()
+        && one_runs
+            .iter()
+            .zip(other_runs)
+            .all(|(one, other)| one == other)
+        && (one_rest.is_empty() || one_rest == other_rest)
+}
+
 /// What only tests look at.
 #[cfg(test)]
 impl Pool {
@@ -340,6 +421,10 @@ impl Pool {
 
     pub(crate) fn idle(&self) -> Vec<u32> {
         self.free.iter().map(|id| id.0).collect()
+    }
+
+    pub(crate) fn is_after(&self, id: BlockId, parent: Parent<'_>) -> bool {
+        self.follows(id, parent)
     }
 
     pub(crate) fn content(&self, id: BlockId) -> &[TokenId] {

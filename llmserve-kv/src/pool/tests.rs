@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use llmserve_core::{BlockId, BlockIdentity, Extras};
 
@@ -6,8 +6,10 @@ use super::{Parent, Pool, Table};
 
 const ONE: BlockIdentity = BlockIdentity::from_u128(1);
 
-fn root() -> Parent {
-    Parent::Root(Arc::new(Extras::default()))
+static NO_EXTRAS: LazyLock<Arc<Extras>> = LazyLock::new(Arc::default);
+
+fn root() -> Parent<'static> {
+    Parent::Root(&NO_EXTRAS)
 }
 
 fn pool() -> Pool {
@@ -16,11 +18,9 @@ fn pool() -> Pool {
 
 fn take(pool: &mut Pool, blocks: usize) -> Table {
     let mut table = Table::default();
-    let mut claim = pool.claim();
-    for _ in 0..blocks {
-        claim.fresh().expect("room");
-    }
-    claim.keep(&mut table);
+    let mut claim = pool.claim(&mut table);
+    claim.fresh(blocks).expect("room");
+    claim.keep(|_| 0);
     table
 }
 
@@ -39,30 +39,31 @@ fn with_cached() -> Pool {
 fn a_dropped_claim_gives_everything_back_as_it_was() {
     let mut pool = with_cached();
     let before = format!("{:?}", (pool.idle(), &pool.blocks, pool.levels));
-    let mut claim = pool.claim();
+    let mut table = Table::default();
+    let mut claim = pool.claim(&mut table);
     claim.hit(BlockId(0));
     claim.hit(BlockId(0));
-    claim.fresh().expect("room");
-    claim.fresh().expect("room");
+    claim.fresh(2).expect("room");
     drop(claim);
+    assert!(table.is_empty());
     assert_eq!(
         format!("{:?}", (pool.idle(), &pool.blocks, pool.levels)),
         before
     );
-    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.find(ONE, root(), &[7, 8]), Some(BlockId(0)));
 }
 
 #[test]
 fn a_claim_that_runs_out_gives_back_even_what_it_would_have_evicted() {
     let mut pool = with_cached();
-    let mut claim = pool.claim();
-    for _ in 0..4 {
-        claim.fresh().expect("room");
-    }
-    assert!(claim.fresh().is_err());
+    let mut table = Table::default();
+    let mut claim = pool.claim(&mut table);
+    claim.fresh(4).expect("room");
+    assert!(claim.fresh(1).is_err());
     drop(claim);
+    assert!(table.is_empty());
     assert_eq!(pool.idle(), [1, 2, 3, 0]);
-    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.find(ONE, root(), &[7, 8]), Some(BlockId(0)));
     assert_eq!(pool.levels().evictions, 0);
 }
 
@@ -70,8 +71,9 @@ fn a_claim_that_runs_out_gives_back_even_what_it_would_have_evicted() {
 fn a_claim_is_given_back_when_its_owner_panics() {
     let mut pool = with_cached();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut claim = pool.claim();
-        claim.fresh().expect("room");
+        let mut table = Table::default();
+        let mut claim = pool.claim(&mut table);
+        claim.fresh(1).expect("room");
         std::panic::resume_unwind(Box::new("on purpose"));
     }));
     assert!(panicked.is_err());
@@ -83,9 +85,26 @@ fn a_kept_block_forgets_what_it_held() {
     let mut pool = with_cached();
     let table = take(&mut pool, 4);
     assert_eq!(table.as_slice(), [1, 2, 3, 0].map(BlockId));
-    assert_eq!(pool.find(ONE, &root(), &[7, 8]), None);
+    assert_eq!(pool.find(ONE, root(), &[7, 8]), None);
     assert_eq!(pool.levels().evictions, 1);
     assert_eq!(pool.levels().unused, 8);
+}
+
+#[test]
+fn a_claim_leaves_what_the_table_held_and_counts_what_is_filled() {
+    let mut pool = with_cached();
+    let mut table = take(&mut pool, 1);
+    let mut claim = pool.claim(&mut table);
+    claim.hit(BlockId(0));
+    claim.fresh(2).expect("room");
+    claim.keep(|nth| 2 - nth);
+    assert_eq!(table.as_slice(), [1, 0, 2, 3].map(BlockId));
+    // Blank the first, full the hit and the first fresh one, half the last.
+    assert_eq!(pool.levels().unused, 2 + 1);
+    let mut claim = pool.claim(&mut table);
+    assert!(claim.fresh(1).is_err());
+    drop(claim);
+    assert_eq!(table.as_slice(), [1, 0, 2, 3].map(BlockId));
 }
 
 #[test]
@@ -106,12 +125,13 @@ fn a_shared_block_is_free_when_the_last_table_lets_go() {
 #[test]
 fn a_hit_compares_tokens_parent_and_extras() {
     let pool = with_cached();
-    let other = Parent::Root(Arc::new(Extras::default().tenant("t")));
+    let tenant = Arc::new(Extras::default().tenant("t"));
+    let other = Parent::Root(&tenant);
     let after = Parent::After(pool.lineage(BlockId(0)).expect("labelled"));
-    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
-    assert_eq!(pool.find(ONE, &root(), &[7, 9]), None);
-    assert_eq!(pool.find(ONE, &other, &[7, 8]), None);
-    assert_eq!(pool.find(ONE, &after, &[7, 8]), None);
+    assert_eq!(pool.find(ONE, root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.find(ONE, root(), &[7, 9]), None);
+    assert_eq!(pool.find(ONE, other, &[7, 8]), None);
+    assert_eq!(pool.find(ONE, after, &[7, 8]), None);
 }
 
 #[test]
@@ -124,6 +144,6 @@ fn a_held_twin_is_preferred_to_an_idle_one() {
         pool.seal(block, ONE, None);
     }
     pool.give_back(&mut idle, 0);
-    assert_eq!(pool.find(ONE, &root(), &[7, 8]), Some(BlockId(0)));
+    assert_eq!(pool.find(ONE, root(), &[7, 8]), Some(BlockId(0)));
     assert_eq!(pool.lineage(BlockId(1)), pool.lineage(BlockId(0)));
 }

@@ -1,7 +1,7 @@
 //! Behaviours that users of paged, prefix-caching engines rely on, as vLLM's V1 core has them. No
 //! block is reserved here, so a cache that has N blocks there has N − 1 here, numbered from 0.
 
-use llmserve_core::{Extras, KvError, KvManager, OutOfBlocks, PrefixScope};
+use llmserve_core::{Demand, Extras, KvError, KvManager, OutOfBlocks, PrefixScope};
 
 use super::check::snapshot;
 use super::{id, kv};
@@ -34,8 +34,12 @@ fn a_common_prefix_is_shared_and_tails_are_evicted_before_heads() {
 
     kv.open(id(1), &with_tail(5, 3), PrefixScope::default())
         .expect("fresh");
-    let hit = kv.prefix(id(1));
-    assert_eq!((hit.tokens, hit.idle_blocks), (48, 0));
+    assert_eq!(kv.prefix(id(1)), 48);
+    let demand = Demand {
+        blocks: 1,
+        cached: 48,
+    };
+    assert_eq!(kv.demand(id(1), 53), Ok(demand));
     assert_eq!(kv.allocate(id(1), 53), Ok(48));
     assert_eq!(kv.blocks_of(1), [0, 1, 2, 4]);
     assert_eq!(kv.available(), 5);
@@ -93,12 +97,12 @@ fn appending_fills_the_last_block_then_takes_another_and_publishes_the_full_one(
     let mut kv = kv(10, 16);
     kv.start(0, &with_tail(7, 3));
     kv.append(id(0), &[4; 4]).expect("open");
-    assert_eq!(kv.demand(id(0), 59), Ok(0));
+    assert_eq!(kv.needs(id(0), 59), 0);
     kv.allocate(id(0), 59).expect("room");
     assert_eq!(kv.blocks_of(0).len(), 4);
 
     kv.append(id(0), &[5; 15]).expect("open");
-    assert_eq!(kv.demand(id(0), 74), Ok(1));
+    assert_eq!(kv.needs(id(0), 74), 1);
     kv.allocate(id(0), 74).expect("room");
     assert_eq!(kv.blocks_of(0).len(), 5);
     let full = kv.pool.block(llmserve_core::BlockId(3));
@@ -166,7 +170,7 @@ fn a_reset_waits_until_nothing_is_held_and_forgets_everything() {
     kv.reset().expect("nothing is held");
     assert_eq!(kv.stats().cached_idle_blocks, 0);
     assert_eq!(kv.news().last(), Some(&llmserve_core::BlockEvent::Cleared));
-    assert_eq!(kv.prefix(id(0)).tokens, 0);
+    assert_eq!(kv.prefix(id(0)), 0);
 }
 
 #[test]
@@ -204,7 +208,7 @@ fn an_allocation_that_does_not_fit_changes_nothing() {
     long.extend([8; 12]);
     kv.open(id(2), &long, PrefixScope::default())
         .expect("fresh");
-    assert_eq!(kv.demand(id(2), 80), Ok(5));
+    assert_eq!(kv.needs(id(2), 80), 5);
     let order = kv.pool.idle();
     let stats = kv.stats();
     assert_eq!(
@@ -231,7 +235,7 @@ fn retries_and_readmissions_are_counted_once_in_the_hit_statistics() {
         .expect("fresh");
     for _ in 0..3 {
         assert!(kv.allocate(id(1), 148).is_err());
-        assert_eq!(kv.prefix(id(1)).tokens, 48);
+        assert_eq!(kv.prefix(id(1)), 48);
     }
     assert_eq!(kv.stats().query_tokens, 55);
     kv.allocate(id(1), 60).expect("room");

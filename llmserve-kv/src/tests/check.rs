@@ -1,7 +1,6 @@
 //! What must be true of a manager at any time, computed the slow way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use llmserve_core::{BlockId, BlockTables, GroupId, KvManager, SequenceId};
 
@@ -102,14 +101,14 @@ pub(crate) fn naive_prefix(kv: &PagedKv, sequence: SequenceId) -> usize {
     if !sequence.reuse || !sequence.table.is_empty() || !kv.prefix_caching() {
         return 0;
     }
-    let mut parent = Parent::Root(Arc::clone(&sequence.extras));
+    let mut parent = Parent::Root(&sequence.extras);
     let most = sequence.tokens.len().saturating_sub(1) / block_size;
     for at in 0..most {
         let tokens = sequence.block_tokens(at, block_size);
         let found = (0..kv.pool.len() as u32).find_map(|number| {
-            let label = kv.pool.block(BlockId(number)).label.as_ref()?;
-            (label.parent == parent && kv.pool.content(BlockId(number)) == tokens)
-                .then_some(label.lineage)
+            let id = BlockId(number);
+            (kv.pool.is_after(id, parent) && kv.pool.content(id) == tokens)
+                .then(|| kv.pool.lineage(id))?
         });
         match found {
             Some(lineage) => parent = Parent::After(lineage),

@@ -45,6 +45,11 @@ impl PagedKv {
         cached
     }
 
+    /// Blocks that an allocation would use up.
+    pub(crate) fn needs(&self, sequence: SequenceId, tokens: usize) -> usize {
+        self.demand(sequence, tokens).expect("open").blocks
+    }
+
     pub(crate) fn blocks_of(&self, slot: u32) -> Vec<u32> {
         let table = self.table(id(slot), GroupId::MAIN);
         table.iter().map(|block| block.0).collect()

@@ -52,6 +52,9 @@ pub(crate) struct Sim {
     flight: Vec<Step>,
     announced: BTreeSet<u128>,
     forked: bool,
+    /// Whether identities are told apart and blocks lose their labels by eviction only: then
+    /// identities alone say what is cached.
+    whole: bool,
     epochs: u64,
     token: TokenId,
     counted: (u64, u64),
@@ -85,6 +88,7 @@ impl Sim {
             flight: Vec::new(),
             announced: BTreeSet::new(),
             forked: false,
+            whole: mask == u128::MAX,
             epochs: 0,
             token: 0,
             counted: (0, 0),
@@ -189,9 +193,8 @@ impl Sim {
             }
             let id = seq.id;
             let first = self.kv.table(id, GroupId::MAIN).is_empty();
-            let hit = self.kv.prefix(id);
-            assert_eq!(hit.tokens, naive_prefix(&self.kv, id));
-            let start = if first { hit.tokens } else { seq.written };
+            let hit = naive_prefix(&self.kv, id);
+            let start = if first { hit } else { seq.written };
             assert!(start < seq.tokens.len());
             let target = seq.tokens.len().min(start + most);
             let samples = target == seq.tokens.len();
@@ -202,13 +205,15 @@ impl Sim {
                 0
             };
             let demand = self.kv.demand(id, target + drafts).expect("open");
+            assert_eq!(demand.cached, hit);
+            let demand = demand.blocks;
             let available = self.kv.available();
             let before = snapshot(&self.kv);
             match self.kv.allocate(id, target + drafts) {
                 Ok(cached) => {
                     assert!(demand <= available);
                     assert_eq!(available - self.kv.available(), demand);
-                    assert_eq!(cached, hit.tokens);
+                    assert_eq!(cached, hit);
                     if first && self.uncounted.remove(&(slot, id.generation())) {
                         let scope = self.kv.slots.get(id).expect("open");
                         if self.kv.prefix_caching() && scope.reuse {
@@ -260,7 +265,7 @@ impl Sim {
                 seq.tokens = tokens;
                 seq.written = target + accepted;
                 if first {
-                    seq.sealed = hit.tokens;
+                    seq.sealed = hit;
                 }
             }
         }
@@ -295,6 +300,7 @@ impl Sim {
             .filter(|row| self.seq(row.id).is_some())
             .collect();
         if step.fails {
+            self.whole = false;
             for row in &live {
                 self.kv.revoke(row.id).expect("open");
             }
@@ -357,6 +363,8 @@ impl Sim {
             assert_eq!(self.kv.fork(seq.id, id), Err(KvError::AlreadyOpen(open)));
             return;
         }
+        // The child may come to write anew what the parent is ahead with.
+        self.whole = false;
         let available = self.kv.available();
         self.kv.fork(seq.id, id).expect("vacant");
         assert_eq!(self.kv.available(), available);
@@ -393,6 +401,7 @@ impl Sim {
         }
         let keep = tokens.clamp(1, seq.tokens.len());
         self.kv.trim(seq.id, keep).expect("open");
+        self.whole = false;
         let more = if regrow {
             3
         } else {
@@ -481,6 +490,11 @@ impl Sim {
     fn check(&mut self) {
         let open: Vec<SequenceId> = self.seqs.iter().flatten().map(|seq| seq.id).collect();
         invariants(&self.kv, &open, self.forked);
+        for &id in &open {
+            let (walked, told) = (naive_prefix(&self.kv, id), self.kv.prefix(id));
+            assert!(told >= walked, "{id:?}: {told} of {walked}");
+            assert!(!self.whole || told == walked, "{id:?}: {told} of {walked}");
+        }
 
         let size = self.kv.layout().block_size;
         for seq in self.seqs.iter().flatten() {

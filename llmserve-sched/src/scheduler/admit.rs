@@ -150,7 +150,10 @@ impl ContinuousScheduler {
             let seats = seats - self.config.max_num_seqs;
             // So that nobody loses a seat to one that then finds no blocks.
             let needed = match self.policy.displacing() || self.reclaims {
-                true => kv.demand(sequence.id, sequence.known).unwrap_or(0),
+                true => {
+                    let demand = kv.demand(sequence.id, sequence.known);
+                    demand.unwrap_or_default().blocks
+                }
                 false => 0,
             };
             return Turn::Short(Lack {
@@ -160,7 +163,9 @@ impl ContinuousScheduler {
             });
         }
         let (id, known, max_chunk) = (sequence.id, sequence.known, sequence.max_chunk);
-        let hit = kv.prefix(id).tokens.min(known - 1);
+        let demand = kv.demand(id, known);
+        let hit = demand.as_ref().map_or(0, |demand| demand.cached);
+        let hit = hit.min(known - 1);
         let len = self.config.row_len(known - hit, max_chunk, left.budget);
         if len == 0 {
             return Turn::Blocked;
@@ -169,8 +174,9 @@ impl ContinuousScheduler {
             return Turn::Passed;
         }
         // All its tokens must fit, whatever the chunk, beside what others have yet to take.
-        let allocated = match kv.demand(id, known) {
-            Ok(needed) if needed + kept > available => {
+        let allocated = match demand {
+            Ok(demand) if demand.blocks + kept > available => {
+                let needed = demand.blocks;
                 let (departures, blocks) = (self.departures, needed + kept - available);
                 if let Some(sequence) = self.table.at_mut(slot) {
                     sequence.stuck = Some(Stuck {

@@ -43,7 +43,7 @@ impl ContinuousScheduler {
             let end = sequence.computed;
             let spare = kv.available().saturating_sub(left.owed);
             match kv.demand(row.id, end + drafts) {
-                Ok(needed) if needed <= spare => {}
+                Ok(demand) if demand.blocks <= spare => {}
                 // What is left of the last block costs nothing.
                 Ok(_) => drafts = drafts.min(end.next_multiple_of(block_size) - end),
                 Err(_) => continue,

@@ -35,7 +35,7 @@ impl ContinuousScheduler {
                 return None;
             }
             sequence.reviewed = now;
-            let waiting = sequence.waiting(kv.prefix(sequence.id).tokens);
+            let waiting = sequence.waiting(kv.prefix(sequence.id));
             Some(scheduler.policy.review(&waiting))
         });
     }

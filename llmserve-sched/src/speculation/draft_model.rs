@@ -216,7 +216,10 @@ impl DraftModel {
         };
         let (known, from) = match state.holds {
             true => (state.known, state.computed),
-            false => (state.known, self.kv.prefix(id).tokens.min(state.known - 1)),
+            false => {
+                let cached = self.kv.demand(id, state.known)?.cached;
+                (state.known, cached.min(state.known - 1))
+            }
         };
         let end = known.min(from + left);
         let room = self.make_room(id, end)?;

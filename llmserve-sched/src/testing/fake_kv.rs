@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use llmserve_core::{
-    BlockEvent, BlockId, BlockTables, GroupId, KvError, KvLayout, KvManager, KvStats, OutOfBlocks,
-    PageOp, PrefixHit, PrefixScope, SequenceId, TokenId,
+    BlockEvent, BlockId, BlockTables, Demand, GroupId, KvError, KvLayout, KvManager, KvStats,
+    OutOfBlocks, PageOp, PrefixScope, SequenceId, TokenId,
 };
 
 /// A change that was asked for, for tests of the order of calls.
@@ -163,15 +163,12 @@ impl KvManager for FakeKv {
         self.owners.contains_key(&id)
     }
 
-    fn prefix(&self, id: SequenceId) -> PrefixHit {
+    fn prefix(&self, id: SequenceId) -> usize {
         let hits = self
             .owners
             .get(&id)
-            .map_or(Vec::new(), |owner| self.hits(owner));
-        PrefixHit {
-            tokens: hits.len() * self.layout.block_size,
-            idle_blocks: hits.iter().filter(|b| self.refs[b.index()] == 0).count(),
-        }
+            .map_or(0, |owner| self.hits(owner).len());
+        hits * self.layout.block_size
     }
 
     fn common_prefix(&self, one: SequenceId, other: SequenceId) -> usize {
@@ -188,13 +185,16 @@ impl KvManager for FakeKv {
         table.filter(|block| self.refs[block.index()] == 1).count()
     }
 
-    fn demand(&self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
+    fn demand(&self, id: SequenceId, tokens: usize) -> Result<Demand, KvError> {
         let owner = self.owners.get(&id).ok_or(KvError::UnknownSequence(id))?;
         let hits = self.hits(owner);
         let idle = hits.iter().filter(|b| self.refs[b.index()] == 0).count();
         let held = owner.table.len() + hits.len();
         let new = self.layout.blocks_for(tokens).saturating_sub(held);
-        Ok(new + idle + usize::from(self.to_copy(owner, tokens).is_some()))
+        Ok(Demand {
+            blocks: new + idle + usize::from(self.to_copy(owner, tokens).is_some()),
+            cached: hits.len() * self.layout.block_size,
+        })
     }
 
     fn available(&self) -> usize {
@@ -202,7 +202,7 @@ impl KvManager for FakeKv {
     }
 
     fn allocate(&mut self, id: SequenceId, tokens: usize) -> Result<usize, KvError> {
-        let (needed, available) = (self.demand(id, tokens)?, self.available());
+        let (needed, available) = (self.demand(id, tokens)?.blocks, self.available());
         if needed > available {
             return Err(OutOfBlocks { needed, available }.into());
         }
