@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::compiling::{Compiling, Feeder, Queue};
 use super::core::{Buffers, Core, EventListener};
 use super::deadlines::Deadlines;
 use super::grammars::{DEFAULT_KEPT, Grammars};
 use super::instruments::Instruments;
-use super::intake::{self, LastLane, Limits};
+use super::intake::{Lane, LastLane, Limits};
 use super::masks::{self, MaskThreads};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
@@ -124,8 +125,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Most constraints remembered, compiled or refused, the least recently used forgotten first;
-    /// 64 by default.
+    /// Most constraints remembered, and as many that were refused; 64 by default. The least recently
+    /// used of the tenant that has the most of them is forgotten first.
     pub fn grammars_kept(mut self, constraints: usize) -> Self {
         self.grammars_kept = constraints;
         self
@@ -164,8 +165,8 @@ impl EngineBuilder {
     }
 
     /// Most requests on their way to the engine thread, being encoded or waiting for the end of a
-    /// step, before new ones are refused; 16,384 by default. Those beyond are the scheduler's, which
-    /// has a limit of its own.
+    /// step, before new ones are refused; 16,384 by default. Half of them may wait for grammars of
+    /// one tenant's new constraints. Those beyond are the scheduler's, which has a limit of its own.
     pub fn max_intake(mut self, requests: usize) -> Self {
         self.max_intake = requests;
         self
@@ -319,33 +320,46 @@ impl EngineBuilder {
             .name("llmserve-engine".into())
             .spawn(move || core.run())?;
         let last = Arc::new(LastLane(shared.clone()));
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let last = last.clone();
+            let spawned = thread::Builder::new().name(name.into()).spawn(move || {
+                let _last = last;
+                run();
+            });
+            spawned.inspect_err(|_| shared.stop.store(true, Ordering::SeqCst))
+        };
+        let mut lanes = Vec::new();
+        let queue = Arc::new(Queue::new(2, limits.max_intake));
         for (name, jobs) in [
             ("llmserve-intake", short_jobs),
             ("llmserve-intake-long", long_jobs),
         ] {
-            let (shared, limits, tokenizer) = (shared.clone(), limits.clone(), tokenizer.clone());
-            let (last, stop, grammars) = (last.clone(), shared.clone(), grammars.clone());
-            let lane = move || {
-                let _last = last;
-                intake::run(
-                    &jobs,
-                    &shared,
-                    &limits,
-                    tokenizer.as_ref(),
-                    grammars.as_deref(),
-                );
+            let feeder = Feeder(queue.clone());
+            let lane = Lane {
+                shared: shared.clone(),
+                limits: limits.clone(),
+                tokenizer: tokenizer.clone(),
+                grammars: grammars.clone().map(|grammars| (grammars, feeder)),
             };
-            if let Err(error) = thread::Builder::new().name(name.into()).spawn(lane) {
-                stop.stop.store(true, Ordering::SeqCst);
-                return Err(error.into());
-            }
+            lanes.push((name, lane, jobs));
+        }
+        if let Some(grammars) = grammars {
+            let compiling = Compiling {
+                queue,
+                grammars,
+                shared: shared.clone(),
+                limits: limits.clone(),
+            };
+            spawn("llmserve-grammars", Box::new(move || compiling.run()))?;
+        }
+        for (name, lane, jobs) in lanes {
+            spawn(name, Box::new(move || lane.run(&jobs)))?;
         }
         let handle = Handle {
             intake: [short, long],
             shared,
             limits,
             tokenizer,
-            grammars,
             clock,
         };
         Ok(Engine {

@@ -1,10 +1,12 @@
 //! A choice that follows a grammar: what may be picked, and what need not be.
 
+use std::sync::Arc;
+
 use super::core::Core;
 use super::grammars::guarded;
 use super::request::{Sequence, Spec};
 use crate::contract::clock::Time;
-use crate::contract::grammar::{GrammarError, GrammarMatcher};
+use crate::contract::grammar::{Grammar, GrammarError, GrammarMatcher};
 use crate::contract::scheduler::PlannedRow;
 use crate::error::Error;
 use crate::ids::{SequenceId, TokenId};
@@ -12,7 +14,16 @@ use crate::sampling::TokenMask;
 
 /// A choice's grammar, and the masks of the step in hand.
 pub(super) struct Constrained {
-    matcher: Box<dyn GrammarMatcher>,
+    grammar: Arc<dyn Grammar>,
+    /// None until it is needed: a request that waits has none.
+    matcher: Option<Box<dyn GrammarMatcher>>,
+    /// Made together with the own one, for the other choices of the request.
+    others: Vec<Box<dyn GrammarMatcher>>,
+    /// How many of those are to be made.
+    choices: usize,
+    /// The tokens that were followed.
+    tokens: Vec<TokenId>,
+    drafting: Drafting,
     /// The first [`ready`](Self::ready) are those of the next tokens: after the tokens known, and
     /// after each draft of the row as long as they are allowed.
     masks: Vec<TokenMask>,
@@ -23,10 +34,27 @@ pub(super) struct Constrained {
     failed: Option<Error>,
 }
 
+/// What drafts did to a matcher.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drafting {
+    /// Nothing: it was told the answer's own tokens alone.
+    Untried,
+    /// It was told drafts: a limit that it exceeds may be one that the answer alone is within.
+    Tried,
+    /// They were too much for it. Another that never hears of any has taken its place.
+    TooMuch,
+}
+
 impl Constrained {
-    pub(super) fn new(matcher: Box<dyn GrammarMatcher>) -> Self {
+    /// A choice at the beginning, whose request has `others` more.
+    pub(super) fn new(grammar: Arc<dyn Grammar>, others: usize) -> Self {
         Self {
-            matcher,
+            grammar,
+            matcher: None,
+            others: Vec::new(),
+            choices: others,
+            tokens: Vec::new(),
+            drafting: Drafting::Untried,
             masks: Vec::new(),
             ready: 0,
             at: 0,
@@ -40,37 +68,111 @@ impl Constrained {
             return;
         }
         (self.ready, self.at) = (0, 0);
-        let walked = guarded(|| self.walk(drafts, vocab_size));
-        if let Err(error) = walked.and_then(|walked| Ok(walked?)) {
-            self.failed = Some(error);
+        let others = std::mem::take(&mut self.choices);
+        for _ in 0..others {
+            match guarded(|| self.grammar.matcher()).and_then(|made| Ok(made?)) {
+                Ok(matcher) => self.others.push(matcher),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        let mut own = std::mem::take(&mut self.masks);
+        if own.is_empty() {
+            own.push(TokenMask::none(vocab_size));
+        }
+        let computed = self.attempt(|matcher| {
+            own[0].reset(vocab_size);
+            matcher.mask(&mut own[0])
+        });
+        self.masks = own;
+        if computed.is_err() {
+            return;
+        }
+        self.ready = 1;
+        if self.takes_drafts() && !drafts.is_empty() {
+            self.drafting = Drafting::Tried;
+            if !matches!(guarded(|| self.walk(drafts, vocab_size)), Ok(Ok(()))) {
+                self.start_over();
+            }
         }
     }
 
+    /// The masks after drafts. What fails here is no reason to end the answer.
     fn walk(&mut self, drafts: &[TokenId], vocab_size: usize) -> Result<(), GrammarError> {
+        let Some(matcher) = &mut self.matcher else {
+            return Ok(());
+        };
         let mut accepted = 0;
-        loop {
-            if self.masks.len() == self.ready {
-                self.masks.push(TokenMask::none(vocab_size));
-            }
-            let mask = &mut self.masks[self.ready];
-            mask.reset(vocab_size);
-            self.matcher.mask(mask)?;
-            self.ready += 1;
+        for draft in drafts {
             // A draft that may not follow is never picked, so nothing is picked behind it; and
             // nothing follows the end.
-            let Some(draft) = drafts.get(accepted).filter(|draft| mask.allows(**draft)) else {
+            if !self.masks[accepted].allows(*draft) {
                 break;
-            };
-            if self.matcher.accept(*draft).is_err() {
+            }
+            if matcher.accept(*draft).is_err() {
                 // An end token.
                 break;
             }
             accepted += 1;
-            if self.matcher.is_complete() {
+            if matcher.is_complete() {
                 break;
             }
+            if self.masks.len() == accepted {
+                self.masks.push(TokenMask::none(vocab_size));
+            }
+            let mask = &mut self.masks[accepted];
+            mask.reset(vocab_size);
+            matcher.mask(mask)?;
+            self.ready = accepted + 1;
         }
-        self.matcher.rollback(accepted)
+        matcher.rollback(accepted)
+    }
+
+    /// Puts a matcher that never heard of a draft in the place of one that had too many.
+    fn start_over(&mut self) {
+        self.drafting = Drafting::TooMuch;
+        self.matcher = None;
+        if let Err(error) = self.matcher() {
+            self.failed = Some(error);
+        }
+    }
+
+    /// The matcher, made where there is none yet.
+    fn matcher(&mut self) -> Result<&mut dyn GrammarMatcher, Error> {
+        let matcher = match self.matcher.take() {
+            Some(matcher) => matcher,
+            None => guarded(|| {
+                let mut matcher = self.grammar.matcher()?;
+                for token in &self.tokens {
+                    matcher.accept(*token)?;
+                }
+                Ok::<_, GrammarError>(matcher)
+            })??,
+        };
+        Ok(&mut **self.matcher.insert(matcher))
+    }
+
+    /// Asks the matcher. One that heard of drafts and fails is replaced, and the other asked
+    /// again; what fails then is kept, and the answer does not go on.
+    fn attempt<T>(
+        &mut self,
+        mut ask: impl FnMut(&mut dyn GrammarMatcher) -> Result<T, GrammarError>,
+    ) -> Result<T, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        loop {
+            let asked = self
+                .matcher()
+                .and_then(|matcher| Ok(guarded(|| ask(matcher))??));
+            match asked {
+                Err(_) if self.drafting == Drafting::Tried => self.start_over(),
+                Err(error) => {
+                    self.failed = Some(error.clone());
+                    return Err(error);
+                }
+                Ok(answer) => return Ok(answer),
+            }
+        }
     }
 
     /// What may be picked now, without `forbidden`, which are end and stop tokens, and without end
@@ -104,23 +206,32 @@ impl Constrained {
 
     /// Whether drafts can be walked and taken back.
     pub(super) fn takes_drafts(&self) -> bool {
-        self.matcher.can_roll_back()
+        let matcher = self.matcher.as_deref();
+        self.drafting != Drafting::TooMuch && matcher.is_some_and(|m| m.can_roll_back())
     }
 
-    /// How many of some drafts may follow. What fails here fails again, and is told, when masks are
-    /// computed.
+    /// How many of some drafts may follow: none, and never any more, if it is too much to say.
     pub(super) fn valid_prefix(&mut self, drafts: &[TokenId]) -> usize {
-        if self.failed.is_some() {
+        if self.failed.is_some() || !self.takes_drafts() {
             return 0;
         }
-        match guarded(|| self.matcher.valid_prefix(drafts)) {
+        let Some(matcher) = &mut self.matcher else {
+            return 0;
+        };
+        self.drafting = Drafting::Tried;
+        match guarded(|| matcher.valid_prefix(drafts)) {
             Ok(Ok(valid)) => valid.min(drafts.len()),
-            Ok(Err(_)) | Err(_) => 0,
+            Ok(Err(_)) | Err(_) => {
+                self.start_over();
+                0
+            }
         }
     }
 
-    /// Takes over the masks of another choice that stands at the same place.
-    pub(super) fn adopt(&mut self, other: &Self) {
+    /// Takes over the masks of another choice that stands at the same place, and the matcher that
+    /// was made for one like this.
+    pub(super) fn adopt(&mut self, other: &mut Self) {
+        self.matcher = other.others.pop();
         self.masks.clone_from(&other.masks);
         (self.ready, self.at) = (other.ready, other.at);
     }
@@ -128,19 +239,19 @@ impl Constrained {
     /// Follows a token that was picked or forced. True if nothing can follow it.
     fn accept(&mut self, token: TokenId) -> Result<bool, Error> {
         self.at += 1;
-        let accepted = guarded(|| {
-            self.matcher.accept(token)?;
-            Ok::<_, GrammarError>(self.matcher.is_complete())
-        });
-        let accepted = accepted.and_then(|accepted| Ok(accepted?));
-        if let Err(error) = &accepted {
-            self.failed = Some(error.clone());
-        }
-        accepted
+        let complete = self.attempt(|matcher| {
+            matcher.accept(token)?;
+            Ok(matcher.is_complete())
+        })?;
+        self.tokens.push(token);
+        Ok(complete)
     }
 
     fn forced(&mut self, out: &mut Vec<TokenId>) -> Result<(), Error> {
-        guarded(|| self.matcher.forced(out)).and_then(|forced| Ok(forced?))
+        self.attempt(|matcher| {
+            out.clear();
+            matcher.forced(out)
+        })
     }
 }
 
@@ -252,7 +363,6 @@ impl Core {
             return Ok(false);
         };
         let mut forced = std::mem::take(&mut self.buffers.forced);
-        forced.clear();
         constrained.forced(&mut forced)?;
         let mut ended = false;
         for &token in &forced {

@@ -298,12 +298,11 @@ impl Core {
             choice,
             tokens,
             sampler: Sampler::new(&spec.sampling, choice, seed),
-            constrained: spec
-                .matchers
-                .lock()
-                .pop()
-                .map(Constrained::new)
-                .map(Box::new),
+            constrained: spec.grammar.clone().map(|grammar| {
+                // The first choice computes the prompt, and has matchers made for the others.
+                let others = if choice == 0 { spec.n - 1 } else { 0 };
+                Box::new(Constrained::new(grammar, others))
+            }),
             text,
             first_token: None,
             last_token: Time::ZERO,

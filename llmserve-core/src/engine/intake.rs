@@ -2,7 +2,8 @@
 //!
 //! Encoding a long prompt takes milliseconds: neither an async host's executor nor the step loop
 //! should pay for it. Two threads, each in the order of arrival: one for short prompts, one for long
-//! texts. Prompts that are tokens already pass them by.
+//! texts. Prompts that are tokens already pass them by. Behind them a third compiles constraints
+//! that are new.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::channel::Sink;
-use super::grammars::{Grammars, guarded};
+use super::compiling::{Feeder, Waiting};
+use super::grammars::Grammars;
 use super::request::{Ends, Prepared, Spec};
 use super::{Command, Place, Shared};
 use crate::contract::clock::Time;
-use crate::contract::grammar::{Constraint, GrammarMatcher};
+use crate::contract::grammar::{Constraint, Grammar};
 use crate::contract::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
@@ -24,8 +26,8 @@ use crate::request::{Prompt, Request};
 /// What an intake thread is told.
 pub(super) enum Job {
     Request(Box<Intake>),
-    /// Everything that was accepted on this lane has passed. Goes on to the other lane, and from
-    /// there to the engine thread.
+    /// Everything that was accepted on this lane has passed. Goes on to the other lane, to the queue
+    /// of those that wait for grammars, and from there to the engine thread.
     Drain(Sender<Job>),
     /// The end of a drain's way.
     Drained,
@@ -246,111 +248,127 @@ impl Limits {
     }
 }
 
-/// One lane's thread: runs until every engine handle is gone.
-pub(super) fn run(
-    jobs: &Receiver<Job>,
-    shared: &Arc<Shared>,
-    limits: &Limits,
-    tokenizer: Option<&Arc<dyn Tokenizer>>,
-    grammars: Option<&Grammars>,
-) {
-    for job in jobs {
-        let job = match job {
-            Job::Request(job) => job,
-            Job::Drain(next) => {
-                if next.send(Job::Drained).is_err() {
-                    let _ = shared.commands.send(Command::Drain);
+/// What a lane's thread works with.
+pub(super) struct Lane {
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: Limits,
+    pub(super) tokenizer: Option<Arc<dyn Tokenizer>>,
+    /// None where there is no compiler.
+    pub(super) grammars: Option<(Arc<Grammars>, Feeder)>,
+}
+
+impl Lane {
+    /// Runs until every engine handle is gone.
+    pub(super) fn run(self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            match job {
+                // A host's own parts are called and dropped in here. One that panics has lost its
+                // request already: what is left of it is dropped on the way, and with it the
+                // stream ended.
+                Job::Request(job) => drop(catch_unwind(AssertUnwindSafe(|| self.prepare(job)))),
+                Job::Drain(next) => {
+                    if next.send(Job::Drained).is_err() {
+                        self.drained();
+                    }
                 }
-                continue;
+                Job::Drained => self.drained(),
             }
-            Job::Drained => {
-                let _ = shared.commands.send(Command::Drain);
-                continue;
-            }
-        };
-        // A host's own parts are called and dropped in here. One that panics has lost its request
-        // already: what is left of it is dropped on the way, and with it the stream ended.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            prepare(*job, shared, limits, tokenizer, grammars)
-        }));
-    }
-}
-
-fn prepare(
-    job: Intake,
-    shared: &Arc<Shared>,
-    limits: &Limits,
-    tokenizer: Option<&Arc<dyn Tokenizer>>,
-    grammars: Option<&Grammars>,
-) {
-    let Intake {
-        key,
-        request,
-        sink,
-        place,
-        ends,
-        arrival,
-        span,
-    } = job;
-    if shared.stop.load(Ordering::SeqCst) {
-        return;
-    }
-    if sink.is_cancelled() {
-        let _ = shared.commands.send(Command::CancelledBefore);
-        return sink.close();
-    }
-    let encoded = catch_unwind(AssertUnwindSafe(|| {
-        let tokens = encode(&request.prompt, tokenizer.map(|t| &**t))?;
-        limits.check_tokens(&tokens)?;
-        limits.check_len(tokens.len() + request.resume.len())?;
-        Ok::<_, Error>(tokens)
-    }))
-    .unwrap_or_else(|panic| {
-        Err(Error::Panicked {
-            part: "tokenizer",
-            message: panic_message(&*panic),
-        })
-    });
-    let prepared = encoded.and_then(|tokens| {
-        let matchers = match (&request.constraint, grammars) {
-            (Some(constraint), Some(grammars)) => matchers(constraint, request.n, grammars)?,
-            _ => Vec::new(),
-        };
-        Ok((tokens, matchers))
-    });
-    match prepared {
-        Ok((tokens, matchers)) => {
-            let max_len = limits.max_len;
-            let spec = Spec::new(request, key, tokens, matchers, max_len, arrival, span);
-            // A send that fails drops the sink, which ends the stream.
-            let prepared = Box::new(Prepared {
-                spec,
-                sink,
-                place,
-                ends,
-            });
-            let _ = shared.commands.send(Command::Submit(prepared));
         }
-        Err(error) => {
-            tracing::debug!(parent: &span, kind = error.kind(), "refused");
-            sink.fail(error);
+    }
+
+    /// What was accepted before a drain is in the engine thread's hands, or waits for a grammar.
+    fn drained(&self) {
+        match &self.grammars {
+            Some((_, queue)) => queue.0.drain(),
+            None => self.shared.drained(),
+        }
+    }
+
+    fn prepare(&self, job: Box<Intake>) {
+        let Some(job) = job.wanted(&self.shared) else {
+            return;
+        };
+        let encoded = catch_unwind(AssertUnwindSafe(|| {
+            let tokens = encode(&job.request.prompt, self.tokenizer.as_deref())?;
+            self.limits.check_tokens(&tokens)?;
+            self.limits
+                .check_len(tokens.len() + job.request.resume.len())?;
+            Ok::<_, Error>(tokens)
+        }))
+        .unwrap_or_else(|panic| {
+            Err(Error::Panicked {
+                part: "tokenizer",
+                message: panic_message(&*panic),
+            })
+        });
+        let tokens = match encoded {
+            Ok(tokens) => tokens,
+            Err(error) => return job.refuse(error),
+        };
+        let (Some(constraint), Some((grammars, queue))) = (&job.request.constraint, &self.grammars)
+        else {
+            return job.submit(tokens, None, &self.shared, &self.limits);
+        };
+        match grammars.known(constraint) {
+            Some(Ok(grammar)) => job.submit(tokens, Some(grammar), &self.shared, &self.limits),
+            Some(Err(error)) => job.refuse(error),
+            None => {
+                let intake = job;
+                if let Err((waiting, error)) = queue.0.push(Waiting { intake, tokens }) {
+                    waiting.intake.refuse(error);
+                }
+            }
         }
     }
 }
 
-/// A matcher for each choice.
-fn matchers(
-    constraint: &Constraint,
-    choices: usize,
-    grammars: &Grammars,
-) -> Result<Vec<Box<dyn GrammarMatcher>>, Error> {
-    let grammar = grammars.compile(constraint)?;
-    let matchers = guarded(|| {
-        (0..choices)
-            .map(|_| grammar.matcher())
-            .collect::<Result<_, _>>()
-    })?;
-    Ok(matchers?)
+impl Intake {
+    /// None for a request that nobody waits for any more.
+    pub(super) fn wanted(self: Box<Self>, shared: &Shared) -> Option<Box<Self>> {
+        if shared.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        if self.sink.is_cancelled() {
+            let _ = shared.commands.send(Command::CancelledBefore);
+            self.sink.close();
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Hands it to the engine thread.
+    pub(super) fn submit(
+        self: Box<Self>,
+        tokens: Vec<TokenId>,
+        grammar: Option<Arc<dyn Grammar>>,
+        shared: &Shared,
+        limits: &Limits,
+    ) {
+        let Self {
+            key,
+            request,
+            sink,
+            place,
+            ends,
+            arrival,
+            span,
+        } = *self;
+        let max_len = limits.max_len;
+        let spec = Spec::new(request, key, tokens, grammar, max_len, arrival, span);
+        // A send that fails drops the sink, which ends the stream.
+        let prepared = Box::new(Prepared {
+            spec,
+            sink,
+            place,
+            ends,
+        });
+        let _ = shared.commands.send(Command::Submit(prepared));
+    }
+
+    pub(super) fn refuse(self: Box<Self>, error: Error) {
+        tracing::debug!(parent: &self.span, kind = error.kind(), "refused");
+        self.sink.fail(error);
+    }
 }
 
 /// Lets accepted requests finish once the last lane's thread has ended, however it ended: the last
@@ -359,7 +377,7 @@ pub(super) struct LastLane(pub(super) Arc<Shared>);
 
 impl Drop for LastLane {
     fn drop(&mut self) {
-        let _ = self.0.commands.send(Command::Drain);
+        self.0.drained();
     }
 }
 

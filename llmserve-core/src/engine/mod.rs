@@ -15,6 +15,7 @@
 
 mod builder;
 mod channel;
+mod compiling;
 mod constrain;
 mod core;
 mod deadlines;
@@ -45,7 +46,6 @@ use crate::contract::model::{Model, ModelInfo};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::Error;
 use crate::request::{Prompt, Request};
-use grammars::Grammars;
 use intake::{Intake, Job};
 use request::{Ends, Prepared, Spec};
 
@@ -65,7 +65,6 @@ struct Handle {
     shared: Arc<Shared>,
     limits: intake::Limits,
     tokenizer: Option<Arc<dyn Tokenizer>>,
-    grammars: Option<Arc<Grammars>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -118,6 +117,11 @@ impl Drop for Place {
 }
 
 impl Shared {
+    /// Tells the engine thread that no more will come.
+    fn drained(&self) {
+        let _ = self.commands.send(Command::Drain);
+    }
+
     /// The error a stream ends with when its request was dropped on the way.
     fn end_error(&self) -> Error {
         self.state.lock().failure.clone().unwrap_or(Error::ShutDown)
@@ -167,7 +171,7 @@ impl Engine {
         // Behind the requests that are still being encoded, lane after lane.
         let drain = Job::Drain(self.handle.intake[1].clone());
         if self.handle.intake[0].send(drain).is_err() {
-            let _ = self.handle.shared.commands.send(Command::Drain);
+            self.handle.shared.drained();
         }
         self.wait();
     }
@@ -195,7 +199,6 @@ impl Engine {
             shared,
             limits,
             clock,
-            grammars,
             ..
         } = &*self.handle;
         {
@@ -231,7 +234,7 @@ impl Engine {
                 limits.check_tokens(tokens)?;
                 limits.check_len(tokens.len() + request.resume.len())?;
                 let (tokens, max_len) = (tokens.clone(), limits.max_len);
-                let spec = Spec::new(request, key, tokens, Vec::new(), max_len, arrival, span);
+                let spec = Spec::new(request, key, tokens, None, max_len, arrival, span);
                 let prepared = Box::new(Prepared {
                     spec,
                     sink,
@@ -241,13 +244,7 @@ impl Engine {
                 let _ = shared.commands.send(Command::Submit(prepared));
             }
             ref prompt => {
-                // A grammar that is to be compiled takes its time as well.
-                let compiles = request.constraint.as_ref().is_some_and(|constraint| {
-                    !grammars
-                        .as_ref()
-                        .is_some_and(|grammars| grammars.knows(constraint))
-                });
-                let lane = usize::from(compiles || intake::is_long(prompt));
+                let lane = usize::from(intake::is_long(prompt));
                 let job = Job::Request(Box::new(Intake {
                     key,
                     request,

@@ -3,13 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Place;
 use super::channel::Sink;
 use super::constrain::Constrained;
 use crate::contract::clock::Time;
-use crate::contract::grammar::GrammarMatcher;
+use crate::contract::grammar::Grammar;
 use crate::contract::proposer::Distribution;
 use crate::event::{Event, TokenLogprobs, Usage};
 use crate::identity::Extras;
@@ -31,8 +29,8 @@ pub(super) struct Spec {
     pub(super) ignore_eos: bool,
     pub(super) stop_tokens: Vec<TokenId>,
     pub(super) stop: Vec<String>,
-    /// One for each choice that has not begun; none at all where any form will do.
-    pub(super) matchers: Mutex<Vec<Box<dyn GrammarMatcher>>>,
+    /// None where any form will do.
+    pub(super) grammar: Option<Arc<dyn Grammar>>,
     pub(super) n: usize,
     pub(super) logprobs: Option<usize>,
     pub(super) prompt_logprobs: Option<usize>,
@@ -52,7 +50,7 @@ impl Spec {
         request: Request,
         key: u64,
         prompt: Vec<TokenId>,
-        matchers: Vec<Box<dyn GrammarMatcher>>,
+        grammar: Option<Arc<dyn Grammar>>,
         max_len: usize,
         arrival: Time,
         span: tracing::Span,
@@ -68,7 +66,7 @@ impl Spec {
             ignore_eos: request.ignore_eos,
             stop_tokens: request.stop_tokens,
             stop: request.stop,
-            matchers: Mutex::new(matchers),
+            grammar,
             n: request.n,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,

@@ -259,7 +259,7 @@ impl Core {
                 let mut sibling = Box::new(self.sequence(&sequence.spec, choice));
                 // It stands where its parent does.
                 if let (Some(own), Some(parents)) =
-                    (&mut sibling.constrained, &sequence.constrained)
+                    (&mut sibling.constrained, &mut sequence.constrained)
                 {
                     own.adopt(parents);
                 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use llmserve::GrammarError;
 use llmserve::prelude::*;
+use llmserve::{
+    DraftAsk, FixedDepth, GrammarError, Proposer, SequenceId, Speculation, TokenId, Verification,
+};
 use parking_lot::Mutex;
 
 use super::noting::Noting;
 use super::support::{self, Gate, PageModel, Sizes, builder, drained};
-use super::texts::Texts;
+use super::texts::{Texts, letters};
 use super::{WORDS, engine, words};
 
 /// A grammar that fails to compile ends its request alone with an error; the next one is scheduled
@@ -71,7 +73,7 @@ fn failures_reach_one_request() {
     let free = engine.generate(base());
     // New constraints pass one after the other: behind the last of them, all others have.
     let mut refused = sick.into_iter().zip(faults);
-    let early: Vec<_> = refused.by_ref().take(3).collect();
+    let early: Vec<_> = refused.by_ref().take(2).collect();
     for (stream, (fault, expected)) in early {
         let error = stream.wait().unwrap_err();
         assert!(expected(&error), "{fault}: {error}");
@@ -92,10 +94,10 @@ fn failures_reach_one_request() {
             .iter()
             .filter(|(start, _)| *start == 0)
             .count(),
-        7
+        8
     );
     drained(&engine);
-    assert_eq!(engine.stats().failed_requests, 5);
+    assert_eq!(engine.stats().failed_requests, 6);
 }
 
 #[test]
@@ -139,4 +141,65 @@ fn a_dropped_stream_takes_its_grammar_along() {
     let alive = engine.generate(words().seed(1)).wait().unwrap();
     assert!(WORDS.contains(&alive.choices[0].text.as_str()));
     drained(&engine);
+}
+
+/// A matcher that has had enough because of drafts that came to nothing is no reason to end an
+/// answer: without drafts it would have been given.
+#[test]
+fn a_matcher_wearied_by_drafts_goes_on_without() {
+    struct Fixed(TokenId);
+
+    impl Proposer for Fixed {
+        fn propose(&mut self, asks: &mut [DraftAsk<'_>]) -> Result<(), Error> {
+            for ask in asks {
+                while ask.wanted() > 0 {
+                    ask.push(self.0);
+                }
+            }
+            Ok(())
+        }
+
+        fn close(&mut self, _: SequenceId) {}
+    }
+
+    let answers = |draft: Option<(TokenId, usize)>, verification| {
+        let builder = builder(PageModel::hashing(), Sizes::default());
+        let builder = builder.grammars(Arc::new(Texts::default()));
+        let engine = match draft {
+            None => builder,
+            Some((token, depth)) => {
+                let speculation = Speculation::new(Fixed(token)).depth(FixedDepth(depth));
+                builder.speculative(speculation.verification(verification))
+            }
+        };
+        let engine = engine.build().unwrap();
+        let streams: Vec<_> = (0..40)
+            .map(|seed| {
+                let request = Request::tokens([0, 2, 3]).regex("weary").n(2);
+                engine.generate(request.temperature(1.0 + seed as f32).seed(seed))
+            })
+            .collect();
+        let texts: Vec<_> = streams
+            .into_iter()
+            .flat_map(|stream| stream.wait().unwrap().choices)
+            .map(|choice| choice.text)
+            .collect();
+        drained(&engine);
+        (texts, engine.stats())
+    };
+    let (plain, _) = answers(None, Verification::Coupled);
+    assert!(plain.iter().all(|text| text.len() == 8));
+    // It is too much for `accept`, for `mask` and for `valid_prefix`, whichever comes thirteenth.
+    for depth in [6, 4, 3] {
+        for letter in letters("ab") {
+            let (drafted, stats) = answers(Some((letter, depth)), Verification::Coupled);
+            assert_eq!(drafted, plain);
+            assert!(
+                stats.spec_drafts >= 80 && stats.spec_accepted_tokens > 40,
+                "{stats:?}"
+            );
+        }
+        let (rejected, _) = answers(Some((letters("b")[0], depth)), Verification::Rejection);
+        assert!(rejected.iter().all(|text| text.len() == 8));
+    }
 }

@@ -11,23 +11,29 @@ use parking_lot::Mutex;
 use super::support::EOS;
 
 /// Texts of letters, one of which must come: the first letters of several may be the same. A
-/// regular expression is a way to go wrong.
+/// regular expression is a way to go wrong, or `weary`: eight letters `a` or `b`, and a matcher that
+/// has had enough of 12 of them, whether they were taken back or not.
 #[derive(Default)]
 pub(crate) struct Texts {
     pub(crate) compiled: AtomicUsize,
     /// Threads that computed masks.
     pub(crate) threads: Arc<Mutex<Vec<String>>>,
+    /// Matchers made.
+    pub(crate) made: Arc<AtomicUsize>,
 }
 
 struct Tree {
     texts: Vec<Vec<TokenId>>,
     fault: String,
     threads: Arc<Mutex<Vec<String>>>,
+    made: Arc<AtomicUsize>,
 }
 
 struct Walk {
     tree: Arc<Tree>,
     tokens: Vec<TokenId>,
+    /// Letters it was told, for those that grow weary.
+    work: usize,
 }
 
 pub(crate) fn letters(text: &str) -> Vec<TokenId> {
@@ -47,6 +53,11 @@ impl GrammarCompiler for Texts {
         self.compiled.fetch_add(1, Ordering::SeqCst);
         let (texts, fault) = match constraint {
             Constraint::Choice(texts) => (texts.clone(), String::new()),
+            Constraint::Regex(fault) if fault == "weary" => {
+                let letter = |number: u32, at: u32| if number >> at & 1 == 1 { 'b' } else { 'a' };
+                let text = |number| (0..8).map(|at| letter(number, at)).collect();
+                ((0..256).map(text).collect(), fault.clone())
+            }
             Constraint::Regex(fault) => (vec!["abcdef".into(), "abdefg".into()], fault.clone()),
             other => return Err(GrammarError::Compile(format!("{other:?}"))),
         };
@@ -56,12 +67,13 @@ impl GrammarCompiler for Texts {
             _ => {}
         }
         let texts = texts.iter().map(|text| letters(text)).collect();
-        let threads = self.threads.clone();
+        let (threads, made) = (self.threads.clone(), self.made.clone());
         Ok(Arc::new(
             Arc::new(Tree {
                 texts,
                 fault,
                 threads,
+                made,
             })
             .handle(),
         ))
@@ -81,14 +93,24 @@ impl Grammar for Handle {
         if self.0.fault == "matcher" {
             return Err(GrammarError::TooComplex("as asked".into()));
         }
+        self.0.made.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Walk {
             tree: self.0.clone(),
             tokens: Vec::new(),
+            work: 0,
         }))
     }
 }
 
 impl Walk {
+    fn labour(&mut self, letters: usize) -> Result<(), GrammarError> {
+        self.work += letters;
+        match self.tree.fault.as_str() {
+            "weary" if self.work > 12 => Err(GrammarError::TooComplex("enough".into())),
+            _ => Ok(()),
+        }
+    }
+
     fn next(&self) -> Vec<TokenId> {
         let at = self.tokens.len();
         let texts = self
@@ -117,6 +139,7 @@ impl GrammarMatcher for Walk {
             ("nothing", 3) => return Ok(()),
             _ => {}
         }
+        self.labour(0)?;
         mask.reset(mask.vocab_size());
         self.next().iter().for_each(|token| mask.allow(*token));
         if self.may_end() {
@@ -129,6 +152,7 @@ impl GrammarMatcher for Walk {
         if self.tree.fault == "accept panics" && self.tokens.len() == 3 {
             panic!("as asked");
         }
+        self.labour(1)?;
         if !self.next().contains(&token) {
             return Err(GrammarError::Broken(format!(
                 "{token} after {:?}",
@@ -140,14 +164,17 @@ impl GrammarMatcher for Walk {
     }
 
     fn rollback(&mut self, tokens: usize) -> Result<(), GrammarError> {
+        self.labour(0)?;
         self.tokens.truncate(self.tokens.len() - tokens);
         Ok(())
     }
 
     fn valid_prefix(&mut self, tokens: &[TokenId]) -> Result<usize, GrammarError> {
+        self.labour(tokens.len())?;
         let mut ahead = Walk {
             tree: self.tree.clone(),
             tokens: self.tokens.clone(),
+            work: 0,
         };
         let valid = tokens
             .iter()
@@ -159,9 +186,11 @@ impl GrammarMatcher for Walk {
         if self.tree.fault == "forced panics" && self.tokens.len() == 3 {
             panic!("as asked");
         }
+        self.labour(0)?;
         let mut ahead = Walk {
             tree: self.tree.clone(),
             tokens: self.tokens.clone(),
+            work: 0,
         };
         while let ([only], false) = (ahead.next().as_slice(), ahead.may_end()) {
             let only = *only;
