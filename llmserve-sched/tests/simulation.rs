@@ -288,8 +288,9 @@ impl Scheduler for Idle {
         plan.clear();
     }
 
-    fn commit(&mut self, outcome: &StepOutcome, _: &mut dyn KvManager) {
+    fn commit(&mut self, outcome: &StepOutcome, kv: &mut dyn KvManager) {
         self.0 -= outcome.ended.len();
+        outcome.ended.iter().for_each(|(id, _)| kv.close(*id));
     }
 
     fn counts(&self) -> SchedulerCounts {
@@ -319,6 +320,26 @@ fn what_cannot_come_to_an_end_is_an_error() {
     };
     let freed = simulation.replay([request], &mut Idle(0), &mut kv(8));
     assert_eq!(freed.map(|report| report.requests.expired_waiting), Ok(1));
+
+    // Whoever comes or goes meanwhile makes a minute no shorter: 100,000 arrivals in a tenth of a
+    // second, and requests that expire one after the other for hours.
+    let crowd = (0..100_000).map(|at| SimulatedRequest::new(Duration::from_micros(at), 1, 1));
+    let stuck = simulation.replay(crowd, &mut Idle(0), &mut kv(8));
+    assert!(
+        matches!(stuck, Err(SimulationError::Stuck { at, waiting: 100_000, .. })
+            if at == Duration::from_secs(60)),
+        "{stuck:?}"
+    );
+    let brief = (0..10).map(|number| SimulatedRequest {
+        deadline: Some(Duration::from_secs(50)),
+        ..at(number * 3_600_000, 4, 4)
+    });
+    let freed = simulation.replay(brief, &mut Idle(0), &mut kv(8));
+    assert_eq!(freed.map(|report| report.requests.expired_waiting), Ok(10));
+    // At the end of time there is nothing to wait for.
+    let late = SimulatedRequest::new(Duration::MAX, 4, 4);
+    let stuck = simulation.replay([late], &mut Idle(0), &mut kv(8));
+    assert!(matches!(stuck, Err(SimulationError::Stuck { .. })));
 
     let mut scheduler = ContinuousScheduler::builder().build().expect("valid");
     let order = simulation.replay([at(9, 1, 1), at(8, 1, 1)], &mut scheduler, &mut kv(8));
@@ -435,4 +456,34 @@ proptest! {
         let tenants: u64 = report.tenants.iter().map(|tenant| tenant.requests.total).sum();
         prop_assert_eq!(tenants, 120);
     }
+}
+
+/// A recorded trace may begin whenever it was recorded: the drawing begins with its first request.
+#[test]
+fn the_timeline_begins_with_the_first_request() {
+    let requests = |begin: u64| {
+        (0..100)
+            .map(|n| at(begin + n * 100, 8, 20))
+            .collect::<Vec<_>>()
+    };
+    let report = |begin| replay(requests(begin), ContinuousScheduler::builder(), 64);
+    let (early, late) = (report(0), report(1_700_000_000_000));
+    assert!(early.timeline.len() > 250, "{}", early.timeline.len());
+    assert_eq!(late.timeline, early.timeline);
+}
+
+#[test]
+fn a_cost_that_is_no_time_is_refused() {
+    let build = |cost| Simulation::builder().cost(cost).build().err();
+    for wrong in [f64::NAN, f64::INFINITY, -1.0] {
+        let cost = LinearCost {
+            decode_ms: wrong,
+            ..LinearCost::default()
+        };
+        assert!(
+            matches!(build(cost), Some(SimulationBuildError::Cost(_))),
+            "{wrong}"
+        );
+    }
+    assert_eq!(build(LinearCost::default()), None);
 }

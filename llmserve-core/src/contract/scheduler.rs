@@ -62,6 +62,9 @@ impl SchedRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// There is no token to compute, and so nothing to generate from.
+    #[error("a request has at least one token")]
+    NoTokens,
     /// The prompt could never fit all KV blocks.
     #[error("the prompt needs {needed} KV blocks and the cache has {total}")]
     NeverFits {

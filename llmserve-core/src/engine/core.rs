@@ -488,6 +488,10 @@ fn drawn_seed(engine: u64, key: u64) -> u64 {
 
 fn refused(refusal: Refusal) -> Error {
     match refusal {
+        Refusal::NoTokens => Error::InvalidRequest {
+            field: "prompt",
+            reason: refusal.to_string(),
+        },
         Refusal::NeverFits { .. } => Error::InvalidRequest {
             field: "prompt",
             reason: format!("{refusal}: shorten it or give the engine more KV blocks"),

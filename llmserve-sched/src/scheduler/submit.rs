@@ -16,6 +16,9 @@ impl ContinuousScheduler {
         if !self.table.is_free(request.id.slot()) {
             return Err(Refusal::Duplicate(request.id));
         }
+        if request.tokens == 0 {
+            return Err(Refusal::NoTokens);
+        }
         let needed = layout.blocks_for(request.tokens.saturating_add(1));
         let total = layout.blocks.iter().min().copied().unwrap_or(0);
         if needed > total {

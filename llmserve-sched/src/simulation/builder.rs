@@ -18,6 +18,9 @@ pub enum SimulationBuildError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The cost of a step is no time.
+    #[error("cost: {0}")]
+    Cost(&'static str),
     /// The window of the fairness index has no length.
     #[error("fairness_window must be longer than 0")]
     FairnessWindow,
@@ -83,6 +86,9 @@ impl SimulationBuilder {
             if let Some(reason) = traffic.fault() {
                 return Err(SimulationBuildError::Traffic { index, reason });
             }
+        }
+        if let Some(fault) = self.cost.fault() {
+            return Err(SimulationBuildError::Cost(fault));
         }
         if self.fairness_window.is_zero() {
             return Err(SimulationBuildError::FairnessWindow);

@@ -33,6 +33,11 @@ pub struct StepLoad {
 pub trait CostModel: Send + Sync {
     /// How long the step takes, from its plan to its commit. The same for the same load.
     fn step_time(&self, load: &StepLoad) -> Duration;
+
+    /// What is wrong with its own numbers, if anything: a simulation is not built with them.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A step takes `decode_ms`, `row_ms` more for each row of one token, and the time that
@@ -57,6 +62,11 @@ pub struct LinearCost {
     pub row_ms: f64,
 }
 
+/// Most milliseconds of a step or a row: a day.
+const LONGEST_MS: f64 = 86_400_000.0;
+/// Least prompt tokens a second.
+const SLOWEST: f64 = 0.001;
+
 impl Default for LinearCost {
     fn default() -> Self {
         Self {
@@ -70,9 +80,28 @@ impl Default for LinearCost {
 impl CostModel for LinearCost {
     fn step_time(&self, load: &StepLoad) -> Duration {
         let rows = self.decode_ms + self.row_ms * load.decode_rows as f64;
-        let prompts = load.prefill_tokens as f64 / self.prefill_tokens_per_s;
-        // What no duration can say (a negative time, or more than for ever) is no time at all.
-        Duration::try_from_secs_f64(rows / 1e3 + prompts).unwrap_or_default()
+        let prompts = match load.prefill_tokens {
+            0 => 0.0,
+            tokens => tokens as f64 / self.prefill_tokens_per_s,
+        };
+        // What no duration can say is for ever: a step that takes too long is seen, one that takes
+        // no time is not.
+        Duration::try_from_secs_f64(rows / 1e3 + prompts).unwrap_or(Duration::MAX)
+    }
+
+    fn fault(&self) -> Option<&'static str> {
+        let time = |ms: f64| (0.0..=LONGEST_MS).contains(&ms);
+        if !time(self.decode_ms) {
+            return Some("decode_ms must be at least 0 and at most a day");
+        }
+        if !time(self.row_ms) {
+            return Some("row_ms must be at least 0 and at most a day");
+        }
+        let rate = self.prefill_tokens_per_s;
+        if !(rate.is_finite() && rate >= SLOWEST) {
+            return Some("prefill_tokens_per_s must be a number, at least 0.001");
+        }
+        None
     }
 }
 
@@ -96,17 +125,48 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_that_is_no_time_does_not_panic() {
-        for rate in [0.0, f64::NAN, -1.0] {
+    fn a_cost_that_is_no_time_is_for_ever_and_is_told() {
+        let load = StepLoad {
+            decode_rows: 2,
+            prefill_tokens: 1000,
+            context_tokens: 1002,
+        };
+        let linear = LinearCost::default;
+        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let cost = LinearCost {
-                prefill_tokens_per_s: rate,
-                ..LinearCost::default()
+                prefill_tokens_per_s: wrong,
+                ..linear()
             };
-            let load = StepLoad {
-                prefill_tokens: 1000,
-                ..StepLoad::default()
-            };
-            assert_eq!(cost.step_time(&load), Duration::ZERO);
+            assert!(cost.fault().is_some(), "{wrong}");
+            if !wrong.is_infinite() {
+                assert_eq!(cost.step_time(&load), Duration::MAX, "{wrong}");
+            }
         }
+        for wrong in [-0.1, f64::NAN, f64::INFINITY, 1e300] {
+            let decode = LinearCost {
+                decode_ms: wrong,
+                ..linear()
+            };
+            let row = LinearCost {
+                row_ms: wrong,
+                ..linear()
+            };
+            for cost in [decode, row] {
+                assert!(cost.fault().is_some(), "{wrong}");
+                if wrong != -0.1 {
+                    assert_eq!(cost.step_time(&load), Duration::MAX, "{wrong}");
+                }
+            }
+        }
+        let slow = LinearCost {
+            prefill_tokens_per_s: SLOWEST,
+            decode_ms: LONGEST_MS,
+            row_ms: 0.0,
+        };
+        assert_eq!(slow.fault(), None);
+        assert_eq!(
+            slow.step_time(&load),
+            Duration::from_secs(86_400 + 1_000_000)
+        );
     }
 }

@@ -61,7 +61,7 @@ impl Histogram {
     /// Zeros for an empty one.
     pub(super) fn quantiles<const N: usize>(&self, shares: [f64; N]) -> [u64; N] {
         let mut found = [self.max; N];
-        let ranks = shares.map(|share| ((share * self.count as f64).ceil() as u64).max(1));
+        let ranks = shares.map(|share| rank(share, self.count));
         let (mut next, mut seen) = (0, 0);
         for (octave, bins) in self.octaves.iter().enumerate() {
             let Some(bins) = bins else { continue };
@@ -80,6 +80,18 @@ impl Histogram {
         }
         found
     }
+}
+
+/// How many numbers of `count` are this share of them, rounded up, at least one. A product that
+/// is a whole number but for its last bits is that number: 0.07 of 100 are 7.
+fn rank(share: f64, count: u64) -> u64 {
+    let exact = share * count as f64;
+    let whole = exact.round();
+    let rank = match (exact - whole).abs() <= whole * 4.0 * f64::EPSILON {
+        true => whole,
+        false => exact.ceil(),
+    };
+    (rank as u64).max(1)
 }
 
 /// The octave of a number, and its bin there.
@@ -120,6 +132,21 @@ mod tests {
         assert_eq!((histogram.min, histogram.zeros()), (0, 1));
     }
 
+    #[test]
+    fn shares_that_are_whole_numbers_are_those() {
+        for hundreds in [1, 3, 10] {
+            let mut histogram = Histogram::default();
+            (0..hundreds * 100).for_each(|at| histogram.record(at / hundreds));
+            for percent in 1..=100 {
+                let share = percent as f64 / 100.0;
+                assert_eq!(rank(share, hundreds * 100), percent * hundreds);
+                assert_eq!(histogram.quantiles([share]), [percent - 1], "{share}");
+            }
+        }
+        assert_eq!((rank(0.5, 3), rank(0.0, 9), rank(1.0, 9)), (2, 1, 9));
+        assert_eq!(rank(0.5, 1 << 50), 1 << 49);
+    }
+
     proptest! {
         #[test]
         fn quantiles_are_within_the_promised_error(
@@ -132,8 +159,7 @@ mod tests {
             values.sort_unstable();
             let shares = [0.0, 0.01, 0.5, 0.9, 0.99, 1.0];
             for (share, found) in shares.into_iter().zip(histogram.quantiles(shares)) {
-                let rank = ((share * values.len() as f64).ceil() as usize).max(1);
-                let exact = values[rank - 1];
+                let exact = values[rank(share, values.len() as u64) as usize - 1];
                 prop_assert!(found.abs_diff(exact) <= exact / 256, "{share}: {found}, not {exact}");
             }
             prop_assert_eq!(histogram.min, values[0]);

@@ -18,8 +18,8 @@ use super::timers::Timers;
 /// How long to wait before a scheduler that planned nothing is asked again: it may be holding
 /// requests back on purpose, for a fuller batch.
 const POLL: u64 = 1_000_000;
-/// How often it is asked before it is called stuck: a minute.
-const POLLS: u32 = 60_000;
+/// How long it is asked before it is called stuck: a minute.
+const PATIENCE: u64 = 60_000_000_000;
 /// The end of time; leaves room to add to it.
 const NEVER: u64 = u64::MAX / 4;
 
@@ -88,7 +88,8 @@ impl<'a> Host<'a> {
         let mut requests = requests.peekable();
         self.now = requests.peek().map_or(0, |first| nanos(first.arrival));
         self.meters.began = self.now;
-        let (mut last, mut polls) = (0, 0);
+        // Since when there were requests and nothing was planned.
+        let (mut last, mut idle) = (0, None);
         loop {
             while let Some(request) = requests.next_if(|next| nanos(next.arrival) <= self.now) {
                 let arrival = nanos(request.arrival);
@@ -100,19 +101,20 @@ impl<'a> Host<'a> {
             }
             self.end_the_due();
             if self.step() {
-                polls = 0;
+                idle = None;
                 continue;
             }
             let arrival = requests.peek().map(|next| nanos(next.arrival));
             if self.lives.len() == 0 {
+                idle = None;
                 match arrival {
                     Some(arrival) => self.now = self.now.max(arrival),
                     None => return Ok(self.meters.report(self.now)),
                 }
                 continue;
             }
-            polls += 1;
-            if polls > POLLS {
+            let since = *idle.get_or_insert(self.now);
+            if self.now - since >= PATIENCE || self.now >= NEVER {
                 let counts = self.scheduler.counts();
                 return Err(SimulationError::Stuck {
                     at: Duration::from_nanos(self.now),
@@ -122,7 +124,8 @@ impl<'a> Host<'a> {
             }
             let due = self.timers.next(|id| self.lives.is_alive(id));
             let next = [arrival, due].into_iter().flatten().min();
-            self.now = next.unwrap_or(NEVER).min(self.now + POLL).max(self.now);
+            let poll = (self.now + POLL).min(since + PATIENCE);
+            self.now = next.unwrap_or(NEVER).min(poll).max(self.now);
         }
     }
 

@@ -170,7 +170,7 @@ impl Meters {
             kv: level.held as f64 / self.capacity.blocks.max(1) as f64,
             tokens: level.tokens as f64 / took.max(1) as f64,
         };
-        self.timeline.add(from, to, &slot);
+        self.timeline.add(from - self.began, to - self.began, &slot);
         if self.fairness.is_due(to) {
             self.close_window(to);
         }

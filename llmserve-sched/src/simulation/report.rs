@@ -183,7 +183,7 @@ pub struct TenantReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Sample {
-    /// Where it ends, in seconds since the beginning.
+    /// Where it ends, in seconds since the first request came.
     pub seconds: f64,
     /// Requests running.
     pub running: f64,

@@ -35,7 +35,7 @@ impl Timeline {
         }
     }
 
-    /// From `from` to `to` nanoseconds, things stood at `level` (its sums for one nanosecond).
+    /// From `from` to `to` nanoseconds after the first request came, things stood at `level` (its sums for one nanosecond).
     pub(super) fn add(&mut self, from: u64, to: u64, level: &Slot) {
         while to.div_ceil(self.width) > SLOTS as u64 {
             self.widen();
@@ -64,7 +64,7 @@ impl Timeline {
         self.width = self.width.saturating_mul(2);
     }
 
-    /// Nanoseconds of a slot, and the slots from time 0 on.
+    /// Nanoseconds of a slot, and the slots from the first request on.
     pub(super) fn slots(&self) -> (u64, &[Slot]) {
         (self.width, &self.slots)
     }

@@ -24,6 +24,17 @@ fn a_prompt_that_can_never_fit_is_refused_with_both_numbers() {
     assert_eq!(rig.step(), [(0, 159)]);
 }
 
+/// It could never have a row, and would wait for ever.
+#[test]
+fn a_request_without_a_token_is_refused() {
+    let mut rig = Rig::new(ContinuousScheduler::builder(), 10);
+    let refusal = rig.try_submit(SchedRequest::new(id(0), 0, 1));
+    assert_eq!(refusal, Err(Refusal::NoTokens));
+    assert_eq!(rig.counts(), (0, 0));
+    rig.submit(0, 1, 1);
+    assert_eq!(rig.step(), [(0, 1)]);
+}
+
 #[test]
 fn without_chunks_a_prompt_longer_than_the_budget_is_refused() {
     let builder = ContinuousScheduler::builder()
