@@ -1,17 +1,20 @@
 //! What the scheduler and the logical KV cache cost a step, on the real block manager.
 //!
 //! `plan` and `commit` of a step in which every running sequence decodes one token, with nobody
-//! waiting and with many; and the block operations beneath, in nanoseconds a block.
+//! waiting and with many; of steps in which some end, as many are admitted and as many come, under
+//! several policies; and the block operations beneath, in nanoseconds a block.
 
 use std::error::Error;
 use std::time::Instant;
 
 use clap::Parser;
 use llmserve::kv::PagedKv;
-use llmserve::sched::ContinuousScheduler;
+use llmserve::sched::{
+    ContinuousScheduler, Displacing, Fairness, LongestPrefix, Priority, SchedulerBuilder,
+};
 use llmserve_benches::{Common, Report, median};
 use llmserve_core::{
-    IdentityRoot, KvManager, PrefixScope, RowOutcome, SchedRequest, Scheduler, SequenceId,
+    End, IdentityRoot, KvManager, PrefixScope, RowOutcome, SchedRequest, Scheduler, SequenceId,
     StepOutcome, StepPlan, Time, TokenId,
 };
 
@@ -58,6 +61,34 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ("row_ns", ((plan + commit) / running as f64).into()),
             ];
             report.row("decode step", &figures);
+        }
+    }
+    let title = format!("admissions and ends beside it, {ENDS} a step, mean of {steps} steps");
+    let mut report = Report::new(&title, args.common.json);
+    let variants: [(&str, Variant); 4] = [
+        ("first come, first served", |builder| builder),
+        ("1,000 tenants in turns", |builder| {
+            builder.fairness(Fairness::default())
+        }),
+        ("longest prefix", |builder| builder.policy(LongestPrefix)),
+        ("displacing", |builder| builder.policy(Displacing(Priority))),
+    ];
+    for (name, variant) in variants {
+        for &running in args.running.iter().filter(|running| **running >= 32) {
+            for &waiting in &args.waiting {
+                let waiting = waiting.max(ENDS);
+                let [plan, commit, submit] =
+                    churn(running, waiting, steps, args.block_size, variant)?;
+                let figures = [
+                    ("running", running.into()),
+                    ("waiting", waiting.into()),
+                    ("plan_ns", plan.into()),
+                    ("commit_ns", commit.into()),
+                    ("step_ns", (plan + commit).into()),
+                    ("submit_ns", submit.into()),
+                ];
+                report.row(name, &figures);
+            }
         }
     }
     let (sequences, rounds) = (64, steps.max(100) / 100);
@@ -137,6 +168,94 @@ fn decode(
     // The first steps are prefills.
     let middle = |times: Vec<f64>| median(times.into_iter().skip(4));
     Ok((middle(plans), middle(commits)))
+}
+
+/// How a scheduler is built.
+type Variant = fn(SchedulerBuilder) -> SchedulerBuilder;
+
+/// Sequences that end, are admitted and come in each step.
+const ENDS: usize = 4;
+
+/// Mean nanoseconds of `plan`, of `commit` and of one submission where in each step four of the
+/// running end, as many are admitted and as many come.
+fn churn(
+    running: usize,
+    waiting: usize,
+    steps: usize,
+    block_size: usize,
+    variant: Variant,
+) -> Result<[f64; 3], Box<dyn Error>> {
+    const TOKENS: usize = 100;
+    // Each has its turn to end after as many steps as it takes the others.
+    let output = running / ENDS;
+    let most = (TOKENS + output).div_ceil(block_size) + 1;
+    let mut kv = manager(2 * running * most, block_size)?;
+    let builder = ContinuousScheduler::builder().max_num_seqs(running);
+    let builder = builder
+        .max_batched_tokens(running * (TOKENS + 8))
+        .max_queue(None);
+    let mut scheduler = variant(builder).build()?;
+    let tenants: Vec<std::sync::Arc<str>> =
+        (0..1000).map(|n| format!("tenant {n}").into()).collect();
+    let mut generations = vec![0; running + waiting + ENDS];
+    let mut submit = |scheduler: &mut ContinuousScheduler, kv: &mut PagedKv, slot: usize| {
+        let generation = generations[slot];
+        generations[slot] += 1;
+        let id = SequenceId::new(slot as u32, generation);
+        let tokens = prompt(slot + 31 * generation as usize, TOKENS);
+        kv.open(id, &tokens, PrefixScope::default())?;
+        let mut request = SchedRequest::new(id, TOKENS, output + 64);
+        request.tenant = Some(tenants[slot % tenants.len()].clone());
+        let began = Instant::now();
+        scheduler.submit(request, kv)?;
+        Ok::<_, Box<dyn Error>>(began.elapsed().as_nanos() as f64)
+    };
+    for slot in 0..running + waiting {
+        submit(&mut scheduler, &mut kv, slot)?;
+    }
+    let mut free: Vec<usize> = (running + waiting..running + waiting + ENDS).collect();
+    let mut ring = std::collections::VecDeque::new();
+    let (mut plan, mut outcome) = (StepPlan::default(), StepOutcome::default());
+    let mut sums = [0.0; 3];
+    for step in 0..steps + 8 {
+        let began = Instant::now();
+        scheduler.plan(&mut kv, Time::from_millis(step as u64), &mut plan);
+        let planned = began.elapsed().as_nanos() as f64;
+        ring.extend(plan.admitted.iter().map(|admission| admission.id));
+        outcome.clear();
+        for row in &plan.rows {
+            outcome.rows.push(RowOutcome {
+                id: row.id,
+                computed: row.start + row.len,
+                first_token: outcome.tokens.len(),
+                new_tokens: usize::from(row.samples),
+            });
+            outcome
+                .tokens
+                .extend(row.samples.then_some((step * 31 + row.id.slot()) as u32));
+        }
+        let ends = ring.drain(..ENDS.min(ring.len()));
+        outcome.ended.extend(ends.map(|id| (id, End::Done)));
+        let began = Instant::now();
+        scheduler.commit(&outcome, &mut kv);
+        let committed = began.elapsed().as_nanos() as f64;
+        let mut submitted = 0.0;
+        let last = free.split_off(0);
+        free.extend(outcome.ended.iter().map(|(id, _)| id.slot()));
+        for slot in last {
+            submitted += submit(&mut scheduler, &mut kv, slot)? / ENDS as f64;
+        }
+        // The first steps fill the seats.
+        if step >= 8 {
+            if plan.admitted.len() != ENDS || !plan.preempted.is_empty() {
+                return Err(format!("step {step} admits {}", plan.admitted.len()).into());
+            }
+            for (sum, took) in sums.iter_mut().zip([planned, committed, submitted]) {
+                *sum += took / steps as f64;
+            }
+        }
+    }
+    Ok(sums)
 }
 
 /// Nanoseconds a block of each operation, the best of `rounds`.

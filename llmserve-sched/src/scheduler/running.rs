@@ -97,6 +97,12 @@ impl ContinuousScheduler {
             cut: [None; 4],
         };
         let mut for_prompts = self.for_prompts();
+        // While they are at hand: whoever waits will be looked at again.
+        let expects = self.reserve.is_behind(self.departures)
+            && self.queue.len() > 0
+            && self.could_seat()
+            && self.reserve.begin(self.step, self.departures);
+        let mut expected = 0;
         self.cursor = self.turn.take().or_else(|| self.ring.first());
         while let Some(slot) = self.cursor {
             let Some(sequence) = self.table.at_mut(slot) else {
@@ -111,6 +117,11 @@ impl ContinuousScheduler {
             }
             sequence.visited = self.step;
             sequence.owed = 0;
+            if expects {
+                expected += 1;
+                let expect = self.reserve.expect(sequence);
+                self.reserve.add(expect);
+            }
             // Before the row: this one, and the next, may have to leave the ring for it.
             self.cursor = self.ring.next(slot);
             if sequence.is_ready() {
@@ -137,6 +148,9 @@ impl ContinuousScheduler {
             }
         }
         self.turn = self.next_turn.take();
+        if expects && expected < self.ring.len() {
+            self.reserve.forget();
+        }
         left
     }
 

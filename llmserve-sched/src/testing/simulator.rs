@@ -394,13 +394,12 @@ impl Simulator<'_> {
             }
             let live = self.live.get_mut(&row.id).expect("checked above");
             let before = live.tokens.len();
-            while row.samples {
+            let mut goes_on = row.samples;
+            while goes_on {
                 let token = sample(&live.tokens, live.choice);
                 live.tokens.push(token);
                 // The token after a draft that was right counts as well.
-                if guessed.get(live.tokens.len() - 1) != Some(&token) {
-                    break;
-                }
+                goes_on = guessed.get(live.tokens.len() - 1) == Some(&token);
             }
             let tokens = live.tokens[before..].to_vec();
             let right = tokens.len().saturating_sub(1);

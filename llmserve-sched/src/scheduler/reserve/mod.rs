@@ -84,6 +84,16 @@ impl Reserve {
         stale
     }
 
+    /// Whether somebody has left since the buckets were filled.
+    pub(super) fn is_behind(&self, departures: u64) -> bool {
+        self.filled.1 != departures
+    }
+
+    /// The buckets must be filled anew.
+    pub(super) fn forget(&mut self) {
+        self.filled = (0, 0);
+    }
+
     /// A sequence runs.
     pub(super) fn add(&mut self, expected: Expected) {
         if self.rules.is_none() {
