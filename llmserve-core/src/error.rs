@@ -38,8 +38,8 @@ pub enum Error {
         waiting: usize,
         /// The limit.
         limit: usize,
-        /// What is counted: `"requests"`, `"prompt tokens"`, or requests of one tenant whose
-        /// constraints are to be compiled.
+        /// What is counted: `"requests"` or `"prompt tokens"`, of all, `"of this tenant"`, or of one
+        /// tenant whose constraints are to be compiled.
         unit: &'static str,
         /// When to try again, where it can be told.
         retry_after: Option<Duration>,

@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 /// nobody else waits one may have everything. A request that finds too few blocks holds up its own
 /// tenant; after 32 admissions of others it is next, and all wait with it.
 ///
+/// The limits of the queue are shared too: a tenant may have four times as much waiting as there is
+/// room left, by its weight. One that floods leaves at least a fifth to the others.
+///
 /// Whatever is served while nobody else waits is free: a tenant that used an idle engine does not pay for it later, and a tenant
 /// that leaves has no credit to come back with. Preempted sequences pay nothing for being computed
 /// again.
@@ -127,7 +130,15 @@ impl Fairness {
     /// Credit a turn brings.
     pub(crate) fn turn(&self, tenant: Option<&str>) -> i64 {
         let own = tenant.and_then(|tenant| self.weights.get(tenant));
-        let weight = own.copied().unwrap_or(self.other_weight);
+        self.credit(own.copied().unwrap_or(self.other_weight))
+    }
+
+    /// Credit a turn brings a tenant without a weight of its own.
+    pub(crate) fn turn_of_others(&self) -> i64 {
+        self.credit(self.other_weight)
+    }
+
+    fn credit(&self, weight: f64) -> i64 {
         let credit = self.quantum as f64 * weight * TOKEN as f64;
         credit.clamp(1.0, 1e15) as i64
     }

@@ -111,6 +111,20 @@ pub enum Refusal {
         /// When there will be room at the present rate of service; none where it is not known.
         retry_after: Option<Duration>,
     },
+    /// Too much of one tenant is waiting, beside what others have waiting; try again later.
+    #[error(
+        "{waiting} {unit} are waiting, at most {limit} may while the queue is as full as it is"
+    )]
+    ShareFull {
+        /// How much of the tenant's is waiting.
+        waiting: usize,
+        /// The most that may, those of the request included.
+        limit: usize,
+        /// What is counted: `"requests of this tenant"` or `"prompt tokens of this tenant"`.
+        unit: &'static str,
+        /// When there will be room at the present rate of service; none where it is not known.
+        retry_after: Option<Duration>,
+    },
     /// A plug-in of the scheduler panicked over this request.
     #[error("the scheduling policy panicked: {message}")]
     PolicyPanicked {

@@ -524,6 +524,17 @@ fn refused(refusal: Refusal) -> Error {
             unit: "prompt tokens",
             retry_after,
         },
+        Refusal::ShareFull {
+            waiting,
+            limit,
+            unit,
+            retry_after,
+        } => Error::Overloaded {
+            waiting,
+            limit,
+            unit,
+            retry_after,
+        },
         Refusal::PolicyPanicked { message } => Error::Panicked {
             part: "scheduling policy",
             message,

@@ -1,6 +1,6 @@
 //! The second half of a plan: rows for those who wait.
 
-use llmserve_core::{Admission, KvError, KvManager, StepPlan, Time};
+use llmserve_core::{Admission, KvError, KvManager, SequenceId, StepPlan, Time};
 
 use super::ContinuousScheduler;
 use super::displace::Lack;
@@ -127,6 +127,14 @@ impl ContinuousScheduler {
         if sequence.deadline.is_some_and(|deadline| deadline <= now) {
             return Turn::Passed;
         }
+        // Its twin is not there yet: no need to look either of them up again.
+        if let Some((twin, shared)) = sequence.twin
+            && let Some(twin) = self.table.get(twin)
+            && twin.running
+            && twin.computed < shared
+        {
+            return Turn::Passed;
+        }
         let available = kv.available();
         if let Some(stuck) = sequence.stuck
             && running
@@ -170,7 +178,11 @@ impl ContinuousScheduler {
         if len == 0 {
             return Turn::Blocked;
         }
-        if self.has_twin(slot, hit, left, kv) {
+        let twin = self.twin(slot, hit, left, kv);
+        if let Some(sequence) = self.table.at_mut(slot) {
+            sequence.twin = twin;
+        }
+        if twin.is_some() {
             return Turn::Passed;
         }
         // All its tokens must fit, whatever the chunk, beside what others have yet to take.
@@ -228,7 +240,6 @@ impl ContinuousScheduler {
         if !resumed {
             self.queue.admitted(line, known - cached, cached);
             self.service.admitted(known);
-            self.delay.admitted();
         }
         plan.admitted.push(Admission {
             id,
@@ -268,21 +279,27 @@ impl ContinuousScheduler {
         }
     }
 
-    /// Whether somebody is at work on a prefix that the waiting one lacks, at least as fast as it
-    /// could be itself. Of what a row computes its twins in the same step make use already; this
+    /// Who is at work on a prefix that the waiting one lacks, at least as fast as it could be
+    /// itself, and up to where they share it. Of what a row computes its twins in the same step make use already; this
     /// is about prompts that take several steps.
-    fn has_twin(&self, slot: usize, hit: usize, left: &Left, kv: &dyn KvManager) -> bool {
-        let Some(waiting) = self.table.at(slot) else {
-            return false;
-        };
+    fn twin(
+        &self,
+        slot: usize,
+        hit: usize,
+        left: &Left,
+        kv: &dyn KvManager,
+    ) -> Option<(SequenceId, usize)> {
+        let waiting = self.table.at(slot)?;
         let prefilling = left.prefilling.iter().flatten();
         prefilling
             .filter_map(|slot| self.table.at(*slot))
             .filter(|other| other.running && other.max_chunk >= waiting.max_chunk)
-            .any(|other| {
+            .map(|other| {
                 let shared = kv.common_prefix(waiting.id, other.id);
-                // Up to where it is computed the waiting one has hit it, or cannot.
-                shared.min(other.known) > hit.max(other.computed)
+                (other, shared.min(other.known))
             })
+            // Up to where it is computed the waiting one has hit it, or cannot.
+            .find(|(other, shared)| *shared > hit.max(other.computed))
+            .map(|(other, shared)| (other.id, shared))
     }
 }

@@ -25,8 +25,9 @@ impl Delay {
         !full && now.saturating_sub(since) < delay
     }
 
-    /// Somebody was let in: whoever comes next waits anew.
-    pub(super) fn admitted(&mut self) {
+    /// No newcomer waits any more: whoever comes next waits anew. Those for whom there was no room
+    /// when the wait was over have waited.
+    pub(super) fn over(&mut self) {
         self.since = None;
     }
 }

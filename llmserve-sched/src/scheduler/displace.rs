@@ -28,7 +28,7 @@ pub(super) struct Lack {
 pub(super) struct Holdings {
     /// The plan, and the change within it, after which blocks were counted.
     counted: (u64, u64),
-    /// Blocks that each line's running sequences hold.
+    /// Blocks that each line's running sequences hold, or have yet to take for their prompts.
     blocks: Vec<usize>,
     /// Scratch: seats and blocks that each line has beyond its share.
     excess: Vec<(usize, usize)>,
@@ -108,7 +108,7 @@ impl ContinuousScheduler {
                 continue;
             }
             *seats = seats.saturating_sub(sequence.seats);
-            *blocks = blocks.saturating_sub(sequence.held(kv));
+            *blocks = blocks.saturating_sub(sequence.held(kv) + sequence.owed);
             candidates.push(sequence.candidate(kv));
         }
         excess.clear();
@@ -189,7 +189,7 @@ impl ContinuousScheduler {
         }
     }
 
-    /// How many blocks each line's running sequences hold.
+    /// How many blocks each line's running sequences hold, or have yet to take for their prompts.
     fn count_holdings(&mut self, kv: &dyn KvManager) {
         let now = (self.step, self.changes);
         if std::mem::replace(&mut self.holdings.counted, now) == now {
@@ -200,7 +200,7 @@ impl ContinuousScheduler {
         held.resize(self.queue.lines(), 0);
         for slot in self.ring.iter() {
             if let Some(sequence) = self.table.at(slot) {
-                held[sequence.line] += sequence.held(kv);
+                held[sequence.line] += sequence.held(kv) + sequence.owed;
             }
         }
     }

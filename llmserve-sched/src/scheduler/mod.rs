@@ -254,6 +254,9 @@ impl ContinuousScheduler {
     fn forget(&mut self, slot: usize) -> Option<Sequence> {
         if !self.table.at(slot)?.running {
             self.dequeue(slot);
+            if self.queue.len() == 0 {
+                self.service.nobody_waits();
+            }
         }
         let sequence = self.table.remove(slot)?;
         if sequence.running {
@@ -307,6 +310,9 @@ impl Scheduler for ContinuousScheduler {
             true => left,
             false => self.plan_waiting(kv, now, plan, left),
         };
+        if self.queue.len() == self.queue.resumed() {
+            self.delay.over();
+        }
         self.plan_rest(kv, plan, &mut left);
         self.plan_drafts(kv, plan, left);
         if !plan.rows.is_empty() {

@@ -67,6 +67,8 @@ pub(super) struct Sequence {
     pub(super) preemptions: u32,
     /// The plan that preempted it last.
     pub(super) preempted: u64,
+    /// Who is computing a prefix it lacks, and up to where they share it.
+    pub(super) twin: Option<(SequenceId, usize)>,
     /// What it lacked when it was next and there were too few blocks.
     pub(super) stuck: Option<Stuck>,
     /// Tokens it was submitted or forked with.
@@ -91,6 +93,7 @@ impl Sequence {
             cached: 0,
             preemptions: 0,
             preempted: 0,
+            twin: None,
             stuck: None,
             running: false,
             resumed: false,
@@ -130,6 +133,7 @@ impl Sequence {
             cached: self.known,
             preemptions: 0,
             preempted: 0,
+            twin: None,
             stuck: None,
             running: false,
             resumed: true,

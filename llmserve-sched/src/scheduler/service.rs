@@ -28,11 +28,17 @@ pub(super) struct Service {
     /// line before the next one that is refused.
     refused_requests: f64,
     refused_tokens: f64,
+    /// When the last of them was told to come again. After that they have come, or will not.
+    due: Time,
 }
 
 impl Service {
     /// A plan is asked for.
     pub(super) fn plan(&mut self, now: Time) {
+        if now > self.due {
+            self.refused_requests = 0.0;
+            self.refused_tokens = 0.0;
+        }
         let since = self.last.replace(now).map(|last| now.saturating_sub(last));
         if !self.left_waiting {
             return;
@@ -48,6 +54,11 @@ impl Service {
     /// A plan is made, and somebody still waits or not.
     pub(super) fn planned(&mut self, waiting: bool) {
         self.left_waiting = waiting;
+    }
+
+    /// The last that waited has left: from here on nothing is to be learnt from the time.
+    pub(super) fn nobody_waits(&mut self) {
+        self.left_waiting = false;
     }
 
     /// A newcomer of `tokens` was admitted.
@@ -76,13 +87,17 @@ impl Service {
 
     /// How long it takes to serve `amount`, when `served` were over the time measured; none where
     /// nothing was.
-    fn after(&self, amount: f64, served: f64) -> Option<Duration> {
+    fn after(&mut self, amount: f64, served: f64) -> Option<Duration> {
         if served <= 0.0 || self.busy.is_zero() {
             return None;
         }
         let seconds = amount * self.busy.as_secs_f64() / served;
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST);
-        Some(wait.clamp(SHORTEST, LONGEST))
+        let wait = wait.clamp(SHORTEST, LONGEST);
+        self.due = self
+            .due
+            .max(self.last.unwrap_or_default().saturating_add(wait));
+        Some(wait)
     }
 }
 
@@ -126,6 +141,28 @@ mod tests {
         let mut service = measured();
         assert_eq!(service.room_for(500, 250), Some(millis(250)));
         assert_eq!(service.room_for(500, 250), Some(millis(750)));
+    }
+
+    #[test]
+    fn who_was_told_to_come_again_is_in_line_until_then() {
+        let mut service = measured();
+        (0..50).for_each(|_| _ = service.room_for_one());
+        let ahead = service.room_for_one();
+        assert_eq!(ahead, Some(Duration::from_millis(5100)));
+        // They were told to come within 5.1 seconds of the last plan, at four seconds.
+        service.nobody_waits();
+        service.plan(Duration::from_secs(9));
+        assert_eq!(service.room_for_one(), Some(Duration::from_millis(5200)));
+        service.plan(Duration::from_secs(60));
+        assert_eq!(service.room_for_one(), Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn time_after_the_last_that_waited_was_cancelled_does_not_count() {
+        let mut service = measured();
+        service.nobody_waits();
+        service.plan(Duration::from_secs(1000));
+        assert_eq!(service.room_for_one(), Some(Duration::from_millis(100)));
     }
 
     #[test]

@@ -44,9 +44,10 @@ impl ContinuousScheduler {
                 retry_after: self.service.room_for_one(),
             });
         }
+        self.check_share(&request)?;
         let tokens = self.queue.tokens();
         let sum = tokens.saturating_add(request.tokens);
-        let limit = config.max_queue_tokens.filter(|limit| sum > *limit);
+        let limit = self.config.max_queue_tokens.filter(|limit| sum > *limit);
         if let Some(limit) = limit.filter(|_| waiting > 0) {
             return Err(Refusal::QueueTokensFull {
                 tokens,
@@ -61,6 +62,39 @@ impl ContinuousScheduler {
         self.order += 1;
         self.table.insert(sequence);
         self.enqueue(slot);
+        Ok(())
+    }
+
+    /// Refuses what would leave too little of the queue to other tenants.
+    fn check_share(&mut self, request: &SchedRequest) -> Result<(), Refusal> {
+        let room = |limit: Option<usize>, taken: usize| {
+            limit.map_or(usize::MAX, |limit| limit.saturating_sub(taken))
+        };
+        let config = &self.config;
+        let room = (
+            room(config.max_queue, self.queue.len()),
+            room(config.max_queue_tokens, self.queue.tokens()),
+        );
+        let standing = self.queue.standing(request.tenant.as_ref(), room);
+        let Some(((requests, tokens), (most, most_tokens))) = standing else {
+            return Ok(());
+        };
+        if requests >= most {
+            return Err(Refusal::ShareFull {
+                waiting: requests,
+                limit: most,
+                unit: "requests of this tenant",
+                retry_after: self.service.room_for_one(),
+            });
+        }
+        if tokens >= most_tokens {
+            return Err(Refusal::ShareFull {
+                waiting: tokens,
+                limit: most_tokens,
+                unit: "prompt tokens of this tenant",
+                retry_after: self.service.room_for(request.tokens, request.tokens),
+            });
+        }
         Ok(())
     }
 }

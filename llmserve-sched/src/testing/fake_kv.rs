@@ -1,5 +1,6 @@
 //! A KV manager written for clarity: whole prefixes as keys, no speed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
 use llmserve_core::{
@@ -40,6 +41,8 @@ pub(crate) struct FakeKv {
     /// Whether a step that filled it has succeeded.
     sealed: Vec<bool>,
     pub(crate) calls: Vec<Call>,
+    /// Prefixes looked up, and compared.
+    pub(crate) lookups: Cell<usize>,
     ops: Vec<PageOp>,
 }
 
@@ -57,6 +60,7 @@ impl FakeKv {
             content: vec![None; blocks],
             sealed: vec![false; blocks],
             calls: Vec::new(),
+            lookups: Cell::new(0),
             ops: Vec::new(),
         }
     }
@@ -164,6 +168,7 @@ impl KvManager for FakeKv {
     }
 
     fn prefix(&self, id: SequenceId) -> usize {
+        self.lookups.set(self.lookups.get() + 1);
         let hits = self
             .owners
             .get(&id)
@@ -172,6 +177,7 @@ impl KvManager for FakeKv {
     }
 
     fn common_prefix(&self, one: SequenceId, other: SequenceId) -> usize {
+        self.lookups.set(self.lookups.get() + 1);
         let (one, other) = (&self.owners[&one].tokens, &self.owners[&other].tokens);
         let equal = one.iter().zip(other).take_while(|(a, b)| a == b).count();
         match self.caching {

@@ -27,6 +27,8 @@ pub(super) struct Line {
     /// Newcomers that ever came, and those of them that have left.
     came: u64,
     left: u64,
+    /// Tokens of those that wait here.
+    pub(super) tokens: usize,
     /// Seats that its running sequences take.
     pub(super) seats: usize,
     /// Somebody waits here, and it has fewer seats than its share.
@@ -60,6 +62,7 @@ impl Line {
             oldest: BTreeMap::new(),
             came: 0,
             left: 0,
+            tokens: 0,
             seats: 0,
             claims: false,
             exceeds: false,
@@ -74,6 +77,10 @@ impl Line {
             credited: false,
             in_ring: false,
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

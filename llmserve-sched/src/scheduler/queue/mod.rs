@@ -161,6 +161,7 @@ impl Queue {
         let line = &mut self.lines[at];
         self.occupied += usize::from(line.is_empty());
         line.insert(place, self.patience);
+        line.tokens += tokens;
         self.len += 1;
         self.tokens += tokens;
         self.resumed += usize::from(!place.newcomer);
@@ -173,6 +174,7 @@ impl Queue {
         if !line.remove(place) {
             return;
         }
+        line.tokens -= tokens;
         self.occupied -= usize::from(line.is_empty());
         self.len -= 1;
         self.tokens -= tokens;

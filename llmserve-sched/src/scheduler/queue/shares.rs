@@ -4,12 +4,35 @@
 //! waits has a *claim*: it is served before those who have their share, and may take from those
 //! who have more.
 
-use super::{LineId, Queue};
+use std::sync::Arc;
+
+use super::{COMMON, LineId, Queue};
 
 /// Others that may pass one that lacks blocks before it holds them up.
 pub(in crate::scheduler) const MOST_OVERTAKEN: u64 = 32;
 
 impl Queue {
+    /// What of a tenant's is waiting, requests and tokens, and the most of each that may wait where
+    /// `room` is left of the queue's limits: four times as much, by its weight. So one that is
+    /// alone has at most four fifths of the queue, and leaves room for who comes later. None for
+    /// one that has nothing waiting, and where tenants have no shares.
+    pub(in crate::scheduler) fn standing(
+        &self,
+        tenant: Option<&Arc<str>>,
+        room: (usize, usize),
+    ) -> Option<((usize, usize), (usize, usize))> {
+        let fairness = self.fairness.as_ref()?;
+        let at = match tenant {
+            Some(tenant) => *self.names.get(tenant)?,
+            None => COMMON,
+        };
+        let line = &self.lines[at];
+        let times = 4.0 * line.turn as f64 / fairness.turn_of_others() as f64;
+        let most = |room: usize| (room as f64 * times) as usize;
+        let waiting = (line.len(), line.tokens);
+        (!line.is_empty()).then_some((waiting, (most(room.0), most(room.1))))
+    }
+
     /// Whether tenants have shares at all.
     pub(in crate::scheduler) fn has_shares(&self) -> bool {
         self.fairness.is_some()

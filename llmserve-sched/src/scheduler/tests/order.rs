@@ -225,3 +225,22 @@ fn within_a_tenant_the_policy_decides() {
     }
     assert_eq!(serve(&mut rig, 5), [1, 2, 4, 3, 0]);
 }
+
+#[test]
+fn twins_that_wait_are_not_looked_up_in_every_plan() {
+    let builder = ContinuousScheduler::builder().max_batched_tokens(32);
+    let mut rig = Rig::caching(builder, 400, true);
+    let twin = |last: u32| [(1000..1320).collect(), vec![last]].concat();
+    (0..40).for_each(|slot| prompt(&mut rig, slot, &twin(slot)));
+    // The first takes ten steps; the others were looked up once.
+    rig.step();
+    rig.step();
+    let lookups = rig.kv.lookups.get();
+    for _ in 2..10 {
+        assert_eq!(rig.step(), [(0, 32)]);
+    }
+    assert!(rig.kv.lookups.get() < lookups + 20, "{lookups}");
+    let rows = rig.step();
+    assert_eq!(rows[..2], [(0, 1), (1, 1)], "what they share is there");
+    assert_eq!(rows.len(), 32);
+}

@@ -212,6 +212,26 @@ fn newcomers_may_be_held_back_for_a_fuller_batch() {
 }
 
 #[test]
+fn who_was_left_behind_when_others_were_let_in_is_not_held_back_again() {
+    let builder = ContinuousScheduler::builder()
+        .admission_delay(Duration::from_millis(5))
+        .max_num_seqs(8)
+        .max_batched_tokens(100);
+    let mut rig = Rig::new(builder, 40);
+    rig.submit(0, 60, 9);
+    assert_eq!(rig.step(), []);
+    rig.submit(1, 60, 9);
+    rig.submit(2, 5, 9);
+    rig.now = Duration::from_millis(5);
+    assert_eq!(rig.step(), [(0, 60), (1, 40)], "a full step");
+    rig.now = Duration::from_millis(6);
+    assert_eq!(rig.step(), [(0, 1), (1, 20), (2, 5)]);
+    rig.submit(3, 5, 9);
+    rig.now = Duration::from_millis(7);
+    assert_eq!(rig.step().len(), 3, "whoever comes next waits anew");
+}
+
+#[test]
 fn one_preempted_is_not_held_back() {
     let builder = ContinuousScheduler::builder().admission_delay(Duration::from_secs(1));
     let mut rig = Rig::new(builder, 10);

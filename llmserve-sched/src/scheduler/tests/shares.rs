@@ -1,6 +1,6 @@
 //! Seats and blocks of tenants.
 
-use llmserve_core::{End, SchedRequest};
+use llmserve_core::{End, Refusal, SchedRequest};
 
 use crate::testing::{Rig, id, with};
 use crate::{ContinuousScheduler, Fairness, SchedulerBuilder};
@@ -149,4 +149,73 @@ fn overtakers(large: usize) -> usize {
 #[test]
 fn one_that_lacks_blocks_lets_others_pass_but_not_for_ever() {
     assert_eq!(overtakers(160), 32);
+}
+
+fn try_submit(rig: &mut Rig, tenant: &str, slot: u32, tokens: usize) -> Result<(), Refusal> {
+    let request = with(SchedRequest::new(id(slot), tokens, 1000), |request| {
+        request.tenant = Some(tenant.into());
+    });
+    rig.try_submit(request)
+}
+
+#[test]
+fn a_tenant_that_floods_the_queue_leaves_room_for_others() {
+    let mut rig = Rig::new(fair(1).max_queue(100), 400);
+    let accepted = |rig: &mut Rig, tenant: &str, first: u32| {
+        let mut slots = first..first + 200;
+        slots
+            .position(|slot| try_submit(rig, tenant, slot, 5).is_err())
+            .expect("bounded")
+    };
+    assert_eq!(accepted(&mut rig, "a", 0), 80, "four times the rest");
+    let refusal = try_submit(&mut rig, "a", 500, 5);
+    let full = Refusal::ShareFull {
+        waiting: 80,
+        limit: 80,
+        unit: "requests of this tenant",
+        retry_after: None,
+    };
+    assert_eq!(refusal, Err(full));
+    // Each of the others finds room, and leaves some.
+    assert_eq!(accepted(&mut rig, "b", 1000), 16);
+    assert_eq!(accepted(&mut rig, "c", 2000), 4);
+    assert_eq!(rig.counts(), (0, 100));
+    let refusal = try_submit(&mut rig, "d", 3000, 5);
+    assert!(matches!(refusal, Err(Refusal::QueueFull { .. })));
+}
+
+#[test]
+fn a_tenant_with_many_prompt_tokens_waiting_leaves_room_for_others() {
+    let mut rig = Rig::new(fair(1).max_queue_tokens(1000), 400);
+    let accepted = |rig: &mut Rig, tenant: &str, first: u32| {
+        let mut slots = first..first + 200;
+        slots
+            .position(|slot| try_submit(rig, tenant, slot, 10).is_err())
+            .expect("bounded")
+    };
+    assert_eq!(accepted(&mut rig, "a", 0), 80);
+    assert_eq!(try_submit(&mut rig, "b", 1000, 200), Ok(()), "it fits");
+    assert!(try_submit(&mut rig, "c", 2000, 10).is_err());
+}
+
+#[test]
+fn without_fairness_a_tenant_may_fill_the_queue() {
+    let mut rig = Rig::new(ContinuousScheduler::builder().max_queue(100), 400);
+    (0..100).for_each(|slot| submit(&mut rig, "a", slot, 5));
+    assert!(try_submit(&mut rig, "b", 100, 5).is_err());
+}
+
+#[test]
+fn what_the_displaced_have_yet_to_prefill_is_room() {
+    // Ten blocks: a prompt of eight of which one is computed, and one block for each of two.
+    let mut rig = Rig::new(fair(8).max_batched_tokens(16), 10);
+    submit(&mut rig, "a", 0, 16);
+    rig.step();
+    submit(&mut rig, "a", 1, 100);
+    rig.step();
+    assert_eq!(rig.counts(), (2, 0));
+    // Two of ten blocks are taken by both, five are promised to the second.
+    submit(&mut rig, "b", 10, 60);
+    rig.step();
+    assert_eq!((rig.preempted(), rig.admitted()), (vec![1], vec![10]));
 }
