@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod request;
 pub mod routing;
 pub mod sampling;
+mod sync;
 pub mod text;
 
 pub use contract::clock::{Clock, ManualClock, SystemClock, Time};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_core::Stream;
-use parking_lot::{Condvar, Mutex};
 
 use super::generate::EventStream;
 use crate::error::Error;
 use crate::event::Event;
+use crate::sync::{Condvar, Mutex};
 
 /// Reads many streams as one, in the order in which their events come. Ends when all have ended.
 /// Dropping it cancels what has not.

@@ -2,11 +2,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::compiling::{Compiling, Feeder, Queue};
 use super::core::{Buffers, Core, EventListener};
@@ -17,7 +14,7 @@ use super::intake::{Lane, LastLane, Limits};
 use super::masks::{self, MaskThreads};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
-use super::{Engine, EngineStats, Handle, Shared, State};
+use super::{Engine, EngineStats, Handle, Shared};
 use crate::contract::clock::{Clock, SystemClock};
 use crate::contract::grammar::GrammarCompiler;
 use crate::contract::kv::{BlockEvent, KvManager};
@@ -26,6 +23,7 @@ use crate::contract::proposer::{ProposerLimits, Speculation};
 use crate::contract::scheduler::Scheduler;
 use crate::contract::tokenizer::Tokenizer;
 use crate::metrics::{NoopRecorder, Recorder};
+use crate::sync::Ordering;
 
 /// Requests that may be on their way to the engine thread, unless said otherwise.
 const DEFAULT_MAX_INTAKE: usize = 16_384;
@@ -279,16 +277,7 @@ impl EngineBuilder {
             kv_blocks_total: kv.stats().total_blocks,
             ..Default::default()
         };
-        let shared = Arc::new(Shared {
-            info,
-            commands: command_sender,
-            state: Mutex::new(State::default()),
-            stopped: Condvar::new(),
-            stats: Mutex::new(stats),
-            accepted: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            next_key: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(info, command_sender, stats));
         let core = Core {
             model,
             kv,

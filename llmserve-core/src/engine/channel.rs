@@ -6,15 +6,14 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
-use parking_lot::Mutex;
 
 use super::{Command, Shared};
 use crate::error::Error;
 use crate::event::Event;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 struct Queue {
     state: Mutex<QueueState>,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -26,6 +25,7 @@ use crate::error::{Error, panic_message};
 use crate::event::{Event, FinishReason, Finished, Started, Timings};
 use crate::ids::TokenId;
 use crate::sampling::{Sampler, SamplerScratch, Survey};
+use crate::sync::Ordering;
 use crate::text::{IncrementalDecoder, StopStrings};
 
 /// Listens to block events, on the engine's thread.
@@ -129,8 +129,7 @@ impl Core {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(command)));
         }
         let _ = catch_unwind(AssertUnwindSafe(move || drop(self)));
-        shared.state.lock().stopped = true;
-        shared.stopped.notify_all();
+        shared.has_stopped();
     }
 
     fn serve(&mut self) -> Result<(), Error> {

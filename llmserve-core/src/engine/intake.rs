@@ -7,7 +7,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -22,6 +21,7 @@ use crate::contract::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
 use crate::request::{Prompt, Request};
+use crate::sync::Ordering;
 
 /// What an intake thread is told.
 pub(super) enum Job {

@@ -22,6 +22,8 @@ mod deadlines;
 mod grammars;
 mod instruments;
 mod intake;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod masks;
 mod output;
 mod request;
@@ -32,10 +34,8 @@ mod step;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
-use parking_lot::{Condvar, Mutex};
 
 pub use builder::{BuildError, EngineBuilder};
 pub use stats::EngineStats;
@@ -46,6 +46,7 @@ use crate::contract::model::{Model, ModelInfo};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::Error;
 use crate::request::{Prompt, Request};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use intake::{Intake, Job};
 use request::{Ends, Prepared, Spec};
 
@@ -110,6 +111,18 @@ enum Command {
 /// A request's place among the accepted; given back when the engine thread has it, or nobody.
 struct Place(Arc<Shared>);
 
+impl Place {
+    /// A place, if fewer than `limit` are taken; else how many are.
+    fn take(shared: &Arc<Shared>, limit: usize) -> Result<Self, usize> {
+        // Not counted first and taken back: who asks in between would be refused for one who was.
+        let next = |taken| (taken < limit).then_some(taken + 1);
+        let taken = shared
+            .accepted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        taken.map(|_| Self(shared.clone()))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.accepted.fetch_sub(1, Ordering::Relaxed);
@@ -120,6 +133,33 @@ impl Shared {
     /// Tells the engine thread that no more will come.
     fn drained(&self) {
         let _ = self.commands.send(Command::Drain);
+    }
+
+    fn new(info: ModelInfo, commands: Sender<Command>, stats: EngineStats) -> Self {
+        Self {
+            info,
+            commands,
+            state: Mutex::new(State::default()),
+            stopped: Condvar::new(),
+            stats: Mutex::new(stats),
+            accepted: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            next_key: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until the engine thread has ended.
+    fn wait(&self) {
+        let mut state = self.state.lock();
+        while !state.stopped {
+            self.stopped.wait(&mut state);
+        }
+    }
+
+    /// The engine thread has ended.
+    fn has_stopped(&self) {
+        self.state.lock().stopped = true;
+        self.stopped.notify_all();
     }
 
     /// The error a stream ends with when its request was dropped on the way.
@@ -173,7 +213,7 @@ impl Engine {
         if self.handle.intake[0].send(drain).is_err() {
             self.handle.shared.drained();
         }
-        self.wait();
+        self.handle.shared.wait();
     }
 
     /// Refuses new requests, ends every stream with [`Error::ShutDown`] after at most one step,
@@ -182,15 +222,7 @@ impl Engine {
         self.handle.shared.state.lock().closed = true;
         self.handle.shared.stop.store(true, Ordering::SeqCst);
         let _ = self.handle.shared.commands.send(Command::Stop);
-        self.wait();
-    }
-
-    fn wait(&self) {
-        let shared = &self.handle.shared;
-        let mut state = shared.state.lock();
-        while !state.stopped {
-            shared.stopped.wait(&mut state);
-        }
+        self.handle.shared.wait();
     }
 
     fn accept(&self, mut request: Request) -> Result<EventStream, Error> {
@@ -208,17 +240,13 @@ impl Engine {
             }
         }
         limits.check(&request)?;
-        let waiting = shared.accepted.fetch_add(1, Ordering::Relaxed);
-        let place = Place(shared.clone());
-        if waiting >= limits.max_intake {
-            let limit = limits.max_intake;
-            return Err(Error::Overloaded {
-                waiting,
-                limit,
-                unit: "requests",
-                retry_after: None,
-            });
-        }
+        let limit = limits.max_intake;
+        let place = Place::take(shared, limit).map_err(|waiting| Error::Overloaded {
+            waiting,
+            limit,
+            unit: "requests",
+            retry_after: None,
+        })?;
         let key = shared.next_key.fetch_add(1, Ordering::Relaxed);
         let (sink, source) = channel::pair(key, shared.clone());
         let span = tracing::info_span!(
