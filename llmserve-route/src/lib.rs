@@ -95,16 +95,19 @@ mod estimate;
 mod failover;
 mod fleet;
 pub mod health;
+mod identify;
+pub mod index;
 pub mod limits;
 mod load;
 mod outcome;
 mod random;
 pub mod reliability;
 mod replica;
+mod ring;
 mod router;
 mod set;
 mod stats;
-mod strategy;
+pub mod strategy;
 mod timer;
 
 #[cfg(test)]
@@ -115,10 +118,14 @@ pub use availability::{AlwaysAvailable, Availability};
 pub use candidates::{Candidate, Candidates};
 pub use estimate::{estimated_tokens, prompt_tokens};
 pub use fleet::{Fleet, Slot};
-pub use outcome::{End, Outcome};
+pub use identify::{Identify, TextBlocks, TokenBlocks};
+pub use outcome::{Answering, End, Outcome};
 pub use replica::{Replica, ReplicaInfo};
 pub use router::{Assigned, BuildError, Router, RouterBuilder, UnknownReplica};
 pub use set::ReplicaSet;
 pub use stats::{ReplicaStats, RouterStats};
-pub use strategy::{LeastLoaded, LeastTokens, PowerOfTwo, Random, RoundRobin, Strategy};
+pub use strategy::{
+    Affinity, BestQuality, BoundedHash, Cheapest, KeyBy, KvAware, LatencyAware, LeastLoaded,
+    LeastTokens, PowerOfTwo, PromptLength, Random, RoundRobin, Strategy, Weighted,
+};
 pub use timer::{Alarm, ManualTimer, SystemTimer, Timer};

@@ -1,8 +1,20 @@
-//! How a request at a replica ended.
+//! What became of a request at a replica.
 
 use std::time::Duration;
 
 use llmserve_core::{Error, Time};
+
+/// The first event of a request at a replica came: its prompt is computed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Answering {
+    /// From the dispatch to the event.
+    pub after: Duration,
+    /// When, by the router's clock.
+    pub now: Time,
+    /// What the strategy's [`dispatched`](crate::Strategy::dispatched) gave to remember.
+    pub credit: u64,
+}
 
 /// How, and after how long, a request at a replica ended.
 #[derive(Clone, Copy, Debug)]

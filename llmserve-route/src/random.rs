@@ -30,6 +30,11 @@ impl Rng {
     pub(crate) fn below(&self, bound: usize) -> usize {
         ((u128::from(self.bits()) * bound as u128) >> 64) as usize
     }
+
+    /// In `0.0..1.0`.
+    pub(crate) fn unit(&self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 impl Default for Rng {
@@ -59,6 +64,7 @@ mod tests {
             seen[drawn] += 1;
         }
         assert!(seen.iter().all(|count| *count > 60), "{seen:?}");
+        assert!((0..100).all(|_| (0.0..1.0).contains(&a.unit())));
         assert_ne!(Rng::seeded(4).bits(), Rng::seeded(5).bits());
     }
 }

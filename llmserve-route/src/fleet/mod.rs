@@ -91,6 +91,11 @@ impl Fleet {
         })
     }
 
+    /// Slots there are, those without a member included: every index is below.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// The slot of the member at `index`, which there must be.
     pub(crate) fn slot(&self, index: usize) -> Slot {
         Slot::new(index as u32, self.places[index].generation)

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::shared::Shared;
 use crate::fleet::Slot;
-use crate::outcome::{End, Outcome};
+use crate::outcome::{Answering, End, Outcome};
 use crate::replica::Replica;
 
 /// A decision: who answers. The request counts there until this is dropped or
@@ -129,8 +129,12 @@ impl Assigned {
         if self.answering.is_none() && !self.ended {
             let now = self.shared.timer.now();
             self.answering = Some(now);
-            let after = now.saturating_sub(self.began);
-            self.shared.answering(self.slot, self.credit, after);
+            let answering = Answering {
+                after: now.saturating_sub(self.began),
+                now,
+                credit: self.credit,
+            };
+            self.shared.answering(self.slot, &answering);
         }
     }
 

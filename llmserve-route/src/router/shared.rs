@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use llmserve_core::error::panic_message;
 use llmserve_core::{Error, Request};
@@ -16,7 +15,7 @@ use crate::availability::Availability;
 use crate::candidates::Candidates;
 use crate::fleet::{Fleet, Slot};
 use crate::load::Load;
-use crate::outcome::{End, Outcome};
+use crate::outcome::{Answering, End, Outcome};
 use crate::random::Rng;
 use crate::reliability::{Backoff, Budget, Hedging, Timeouts};
 use crate::replica::Replica;
@@ -202,10 +201,10 @@ impl Shared {
     }
 
     /// The first event of a request came.
-    pub(crate) fn answering(&self, slot: Slot, credit: u64, after: Duration) {
+    pub(crate) fn answering(&self, slot: Slot, answering: &Answering) {
         let state = self.state.lock();
         if state.fleet.replica(slot).is_some() {
-            quietly(|| self.strategy.answering(slot, credit, after));
+            quietly(|| self.strategy.answering(slot, answering));
         }
     }
 

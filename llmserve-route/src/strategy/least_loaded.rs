@@ -44,10 +44,8 @@ impl LeastLoaded {
 
 impl Strategy for LeastLoaded {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let load = |slot: &Slot| candidates.outstanding(*slot);
-        let least = candidates.iter().map(|slot| load(&slot)).min()?;
-        let equals = candidates.iter().filter(|slot| load(slot) == least);
-        self.turns.give(equals)
+        let load = |slot| candidates.outstanding(slot) as f64;
+        self.turns.least(candidates, load)
     }
 
     fn left(&self, slot: Slot) {

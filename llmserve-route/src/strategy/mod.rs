@@ -1,30 +1,47 @@
 //! Who of those that can, shall answer.
 
+mod affinity;
+mod key;
+mod kv_aware;
+mod latency;
 mod least_loaded;
 mod least_tokens;
+mod merit;
+mod named;
 mod power_of_two;
+mod prompt_length;
 mod random;
 mod round_robin;
-mod turns;
+pub(crate) mod softmax;
+pub(crate) mod turns;
+mod weighted;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
+pub use crate::ring::BoundedHash;
+pub use affinity::Affinity;
+pub use key::KeyBy;
+pub use kv_aware::KvAware;
+pub use latency::LatencyAware;
 pub use least_loaded::LeastLoaded;
 pub use least_tokens::LeastTokens;
+pub use merit::{BestQuality, Cheapest};
+pub use named::{NAMES, UnknownStrategy, named};
 pub use power_of_two::PowerOfTwo;
+pub use prompt_length::PromptLength;
 pub use random::Random;
 pub use round_robin::RoundRobin;
+pub use weighted::Weighted;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use llmserve_core::Request;
 
 use crate::ask::{Ask, Prepared};
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
-use crate::outcome::Outcome;
+use crate::outcome::{Answering, Outcome};
 use crate::replica::ReplicaInfo;
 
 /// Picks the replica that shall answer a request.
@@ -106,9 +123,9 @@ pub trait Strategy: Send + Sync {
         0
     }
 
-    /// The first event of a request came, `after` its dispatch: its prompt is computed.
-    fn answering(&self, slot: Slot, credit: u64, after: Duration) {
-        let _ = (slot, credit, after);
+    /// The first event of a request came.
+    fn answering(&self, slot: Slot, answering: &Answering) {
+        let _ = (slot, answering);
     }
 
     /// A request ended.
@@ -135,8 +152,8 @@ macro_rules! forward {
             fn dispatched(&self, ask: &Ask<'_>, slot: Slot) -> u64 {
                 (**self).dispatched(ask, slot)
             }
-            fn answering(&self, slot: Slot, credit: u64, after: Duration) {
-                (**self).answering(slot, credit, after);
+            fn answering(&self, slot: Slot, answering: &Answering) {
+                (**self).answering(slot, answering);
             }
             fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {
                 (**self).ended(slot, outcome);

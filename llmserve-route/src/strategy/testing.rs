@@ -44,6 +44,14 @@ impl Bench {
         Self { fleet, loads }
     }
 
+    /// Tells `strategy` of everybody.
+    pub(crate) fn join(self, strategy: &(impl Strategy + ?Sized)) -> Self {
+        for (slot, replica) in self.fleet.members() {
+            strategy.joined(slot, &replica.info);
+        }
+        self
+    }
+
     /// Requests outstanding, by slot.
     pub(crate) fn outstanding(mut self, outstanding: &[u32]) -> Self {
         for (load, outstanding) in self.loads.iter_mut().zip(outstanding) {
@@ -61,12 +69,16 @@ impl Bench {
     }
 
     /// What `strategy` picks of everybody for an empty request.
-    pub(crate) fn pick(&self, strategy: &impl Strategy) -> Option<usize> {
+    pub(crate) fn pick(&self, strategy: &(impl Strategy + ?Sized)) -> Option<usize> {
         self.pick_for(strategy, &Request::text(""))
     }
 
     /// What `strategy` picks of everybody.
-    pub(crate) fn pick_for(&self, strategy: &impl Strategy, request: &Request) -> Option<usize> {
+    pub(crate) fn pick_for(
+        &self,
+        strategy: &(impl Strategy + ?Sized),
+        request: &Request,
+    ) -> Option<usize> {
         let all: ReplicaSet = (0..self.loads.len()).collect();
         self.pick_of(strategy, request, &all)
     }
@@ -74,7 +86,7 @@ impl Bench {
     /// What `strategy` picks of `set`.
     pub(crate) fn pick_of(
         &self,
-        strategy: &impl Strategy,
+        strategy: &(impl Strategy + ?Sized),
         request: &Request,
         set: &ReplicaSet,
     ) -> Option<usize> {
@@ -85,7 +97,7 @@ impl Bench {
     /// What `strategy` picks of `set`, having `prepared`.
     pub(crate) fn pick_prepared(
         &self,
-        strategy: &impl Strategy,
+        strategy: &(impl Strategy + ?Sized),
         request: &Request,
         prepared: &Prepared,
         set: &ReplicaSet,

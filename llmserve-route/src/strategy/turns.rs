@@ -7,6 +7,7 @@
 
 use parking_lot::Mutex;
 
+use crate::candidates::Candidates;
 use crate::fleet::Slot;
 
 /// When each replica last had its turn.
@@ -21,20 +22,49 @@ struct State {
     last: Vec<u64>,
 }
 
+impl State {
+    fn took(&mut self, slot: Slot) {
+        self.given += 1;
+        if slot.index() >= self.last.len() {
+            self.last.resize(slot.index() + 1, 0);
+        }
+        self.last[slot.index()] = self.given;
+    }
+}
+
 impl Turns {
     /// The one of `slots` whose last turn is the longest ago, those without one first, then the
     /// lowest index. It has its turn by this very call.
     pub(crate) fn give(&self, slots: impl Iterator<Item = Slot>) -> Option<Slot> {
         let mut state = self.0.lock();
-        let State { given, last } = &mut *state;
-        let of = |slot: &Slot| last.get(slot.index()).copied().unwrap_or(0);
-        let next = slots.min_by_key(of)?;
-        *given += 1;
-        if next.index() >= last.len() {
-            last.resize(next.index() + 1, 0);
-        }
-        last[next.index()] = *given;
+        let turn = |slot: &Slot| state.last.get(slot.index()).copied().unwrap_or(0);
+        let next = slots.min_by_key(turn)?;
+        state.took(next);
         Some(next)
+    }
+
+    /// The candidate that `cost` finds least; among equals as in [`give`](Self::give). A cost that
+    /// is no number is the highest.
+    pub(crate) fn least(
+        &self,
+        candidates: &Candidates<'_>,
+        mut cost: impl FnMut(Slot) -> f64,
+    ) -> Option<Slot> {
+        let mut state = self.0.lock();
+        let mut least: Option<(Slot, f64, u64)> = None;
+        for slot in candidates.iter() {
+            let cost = cost(slot);
+            let cost = if cost.is_nan() { f64::INFINITY } else { cost };
+            let turn = state.last.get(slot.index()).copied().unwrap_or(0);
+            if least
+                .is_none_or(|(_, lowest, first)| cost < lowest || (cost == lowest && turn < first))
+            {
+                least = Some((slot, cost, turn));
+            }
+        }
+        let (slot, ..) = least?;
+        state.took(slot);
+        Some(slot)
     }
 
     /// Forgets the turns of a replica that is gone: the next in its slot had none.

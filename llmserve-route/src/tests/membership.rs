@@ -1,7 +1,9 @@
 //! Coming, draining and going while requests run.
 
 use super::*;
-use crate::{BuildError, LeastLoaded, Outcome, Replica, ReplicaInfo, RoundRobin, UnknownReplica};
+use crate::{
+    Answering, BuildError, LeastLoaded, Outcome, Replica, ReplicaInfo, RoundRobin, UnknownReplica,
+};
 
 fn hanging(name: &str) -> Replica {
     Replica::new(name, Scripted::always(vec![started(), Step::Hang]))
@@ -128,10 +130,10 @@ impl Strategy for Told {
         self.0.lock().push(format!("to {}", slot.index()));
         ask.tokens
     }
-    fn answering(&self, slot: Slot, credit: u64, _: Duration) {
+    fn answering(&self, slot: Slot, answering: &Answering) {
         self.0
             .lock()
-            .push(format!("{} answers {credit}", slot.index()));
+            .push(format!("{} answers {}", slot.index(), answering.credit));
     }
     fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {
         let end = format!("{:?}", outcome.end);
@@ -195,7 +197,7 @@ fn hooks_that_panic_disturb_nobody_else() {
             assert_ne!(ask.request.id.as_deref(), Some("dispatched"), "on purpose");
             0
         }
-        fn answering(&self, _: Slot, _: u64, _: Duration) {
+        fn answering(&self, _: Slot, _: &Answering) {
             panic!("answering, on purpose");
         }
         fn ended(&self, _: Slot, _: &Outcome<'_>) {

@@ -1,0 +1,124 @@
+//! Everyone by its share.
+
+use parking_lot::Mutex;
+
+use super::Strategy;
+use crate::ask::Ask;
+use crate::candidates::Candidates;
+use crate::fleet::Slot;
+
+/// Everyone in turn, as often as its [`weight`](crate::ReplicaInfo::weight) says, spread evenly: of
+/// weights 3 and 1 every fourth request goes to the second, and never do three go to it in a row.
+///
+/// The smooth weighted round robin of nginx: each candidate gains its weight, the one with the most
+/// is picked and pays the sum. Blind to load. A candidate of weight 0 is picked only where all are
+/// of weight 0; they are then equal.
+///
+/// ```
+/// # use llmserve_core::{Error, EventStream, Generate, Request};
+/// # use llmserve_route::{Replica, Router};
+/// # struct Closed;
+/// # impl Generate for Closed {
+/// #     fn generate(&self, _request: Request) -> EventStream {
+/// #         EventStream::failed(Error::ShutDown)
+/// #     }
+/// # }
+/// use llmserve_route::Weighted;
+/// let router = Router::builder()
+///     .replica(Replica::new("stable", Closed).weight(95))
+///     .replica(Replica::new("canary", Closed).weight(5))
+///     .strategy(Weighted::new())
+///     .build()?;
+/// (0..100).for_each(|_| drop(router.generate(Request::text("Hi"))));
+/// let dispatched: Vec<_> = router.stats().replicas.iter().map(|r| r.dispatched).collect();
+/// assert_eq!(dispatched, [95, 5]);
+/// # Ok::<(), llmserve_route::BuildError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Weighted {
+    /// By slot index: what each has gained and not paid.
+    gained: Mutex<Vec<i64>>,
+}
+
+impl Weighted {
+    /// With nothing gained.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Strategy for Weighted {
+    fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
+        let weight = |slot| {
+            candidates
+                .info(slot)
+                .map_or(0, |info| i64::from(info.weight))
+        };
+        let total: i64 = candidates.iter().map(weight).sum();
+        let mut gained = self.gained.lock();
+        let mut most: Option<(Slot, i64)> = None;
+        for slot in candidates.iter() {
+            if slot.index() >= gained.len() {
+                gained.resize(slot.index() + 1, 0);
+            }
+            let share = if total == 0 { 1 } else { weight(slot) };
+            if share == 0 {
+                continue;
+            }
+            let gained = &mut gained[slot.index()];
+            *gained += share;
+            if most.is_none_or(|(_, most)| *gained > most) {
+                most = Some((slot, *gained));
+            }
+        }
+        let (slot, _) = most?;
+        let total = if total == 0 {
+            candidates.len() as i64
+        } else {
+            total
+        };
+        gained[slot.index()] -= total;
+        Some(slot)
+    }
+
+    fn left(&self, slot: Slot) {
+        if let Some(gained) = self.gained.lock().get_mut(slot.index()) {
+            *gained = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Replica;
+    use crate::strategy::testing::Bench;
+    use llmserve_core::Request;
+
+    fn weighing(weights: &[u32]) -> Bench {
+        let changes = weights
+            .iter()
+            .map(|weight| move |r: Replica| r.weight(*weight));
+        Bench::with(changes)
+    }
+
+    #[test]
+    fn shares_are_exact_and_spread() {
+        let (strategy, bench) = (Weighted::new(), weighing(&[5, 1, 1]));
+        let picks: Vec<_> = (0..7).filter_map(|_| bench.pick(&strategy)).collect();
+        // nginx's own example.
+        assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn weight_nought_is_a_last_resort() {
+        let (strategy, bench) = (Weighted::new(), weighing(&[0, 2, 0]));
+        assert!((0..9).all(|_| bench.pick(&strategy) == Some(1)));
+        let noughts = [0, 2].into_iter().collect();
+        let ask = Request::text("");
+        let picks: Vec<_> = (0..4)
+            .filter_map(|_| bench.pick_of(&strategy, &ask, &noughts))
+            .collect();
+        assert_eq!(picks, [0, 2, 0, 2]);
+    }
+}
