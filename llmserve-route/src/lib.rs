@@ -94,6 +94,8 @@ mod candidates;
 mod estimate;
 mod failover;
 mod fleet;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod health;
 mod identify;
 pub mod index;
