@@ -104,6 +104,8 @@ mod load;
 mod outcome;
 mod random;
 pub mod reliability;
+#[cfg(feature = "http")]
+pub mod remote;
 mod replica;
 mod ring;
 mod router;
