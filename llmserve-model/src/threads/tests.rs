@@ -1,5 +1,9 @@
+use super::sync::{Patience, SPIN};
+use super::team::MAX_THREADS;
 use super::*;
-use std::sync::atomic::AtomicU32;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
