@@ -1,8 +1,8 @@
 //! Who loses a seat, or blocks, to one that waits.
 //!
 //! One of a lower rank, if the policy displaces; and where tenants have shares, one of a tenant
-//! that has more than its share, for a tenant that has less. A tenant takes no more than its own
-//! share, and no other is left with less than that; so two tenants do not take from each other in
+//! that has more than its share, for a tenant that has less. A tenant takes up to its own share,
+//! and only from those who have more than theirs; so two tenants do not take from each other in
 //! turns.
 
 use llmserve_core::{KvManager, StepPlan};
