@@ -1,5 +1,6 @@
 //! The matrix product of a step's rows with packed weights, and what is done with each result.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::gated;
@@ -41,6 +42,10 @@ const LEAST_BLOCK: usize = 72;
 /// Tasks for each thread, so that a late one costs little.
 const TASKS_A_THREAD: usize = 8;
 
+/// Bytes of weights, times rows, that are not worth waking anybody: the caller is done with them
+/// before another thread has begun.
+const ALONE: usize = 64 << 10;
+
 /// Multiplies `rows` with `weights`.
 ///
 /// The result of a row depends on nothing but the row and the weights: tiles, panels and tasks
@@ -65,7 +70,9 @@ pub(crate) fn gemm(
     // Whole quadruples or pairs where there are plenty; gates and what they gate are never parted,
     // and one or two rows take several panels at once.
     let wanted = (team.threads() * TASKS_A_THREAD).div_ceil(blocks).max(1);
+    let little = weights.bytes() * tiling.rows() <= ALONE;
     let group = match weights.panels / wanted {
+        _ if little => weights.panels,
         plenty @ MOST_PANELS.. => plenty / MOST_PANELS * MOST_PANELS,
         2.. => 2,
         _ if matches!(output.put, Put::Gated(_)) || tiling.rows() <= 2 => 2,
@@ -88,13 +95,19 @@ pub(crate) fn gemm(
             panels: part * group..((part + 1) * group).min(weights.panels),
             following: (task + turn < blocks * groups).then(|| (task + turn) % groups * group),
         };
-        match weights.format {
-            Format::F32 => level.run(Part(job, F32)),
-            Format::Bf16 => level.run(Part(job, Bf16)),
-            Format::Int8 => level.run(Part(job, Int8)),
-            Format::Int4 => level.run(Part(job, Int4)),
-        }
+        RESULTS.with_borrow_mut(|results| match weights.format {
+            Format::F32 => level.run(Part(job, F32, results)),
+            Format::Bf16 => level.run(Part(job, Bf16, results)),
+            Format::Int8 => level.run(Part(job, Int8, results)),
+            Format::Int4 => level.run(Part(job, Int4, results)),
+        });
     })
+}
+
+thread_local! {
+    /// Where a tile leaves its results. Kept: zeroing it anew takes as long as a small task.
+    static RESULTS: RefCell<[Block; MOST_PANELS]> =
+        const { RefCell::new([[[0.0; PANEL]; MOST_ROWS]; MOST_PANELS]) };
 }
 
 struct Job<'a> {
@@ -109,7 +122,8 @@ struct Job<'a> {
     following: Option<usize>,
 }
 
-struct Part<'a, P>(Job<'a>, P);
+/// A job, its arithmetic, and where its tiles leave their results.
+struct Part<'a, P>(Job<'a>, P, &'a mut [Block; MOST_PANELS]);
 
 impl<P: Product> Kernel for Part<'_, P> {
     const BYTES: bool = matches!(P::FORMAT, Format::Int8 | Format::Int4);
@@ -118,8 +132,7 @@ impl<P: Product> Kernel for Part<'_, P> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let job = self.0;
-        let depth = job.weights.depth;
-        let mut results: [Block; MOST_PANELS] = [[[0.0; PANEL]; MOST_ROWS]; MOST_PANELS];
+        let (depth, results) = (job.weights.depth, self.2);
         let tallest = job.rows.tiling.tile(job.tiles.start).len();
         // Several panels at once only where a tile is too low to hide latencies.
         let most = if tallest <= 2 { MOST_PANELS } else { 2 };
@@ -133,7 +146,7 @@ impl<P: Product> Kernel for Part<'_, P> {
             for tile in job.tiles.clone() {
                 let input = job.rows.tile(tile);
                 let ahead = job.ahead(tile, next, count);
-                multiply::<S, P>(s, depth, input, &panels[..count], ahead, &mut results);
+                multiply::<S, P>(s, depth, input, &panels[..count], ahead, results);
                 let rows = job.rows.tiling.tile(tile);
                 job.finish(s, rows, next, &mut results[..count]);
             }

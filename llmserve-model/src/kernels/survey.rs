@@ -25,13 +25,21 @@ pub(crate) fn survey(
 ) -> Result<(), TaskPanicked> {
     let len = survey_len(vocab);
     let out = Disjoint::new(out);
-    team.run(logits.len() / vocab, |row, _| {
-        // SAFETY: each row's part is its own.
-        let out = unsafe { out.part(row * len..(row + 1) * len) };
-        let logits = &logits[row * vocab..(row + 1) * vocab];
-        level.run(Row { logits, out });
+    let rows = logits.len() / vocab;
+    // Waking threads costs more than a few thousand numbers.
+    let each = (ALONE / vocab).max(1);
+    team.run(rows.div_ceil(each), |task, _| {
+        for row in task * each..((task + 1) * each).min(rows) {
+            // SAFETY: each row's part is its own, and each row in one task.
+            let out = unsafe { out.part(row * len..(row + 1) * len) };
+            let logits = &logits[row * vocab..(row + 1) * vocab];
+            level.run(Row { logits, out });
+        }
     })
 }
+
+/// Logits that one thread surveys in less time than another takes to wake.
+const ALONE: usize = 16 << 10;
 
 /// One row's work.
 struct Row<'a> {
