@@ -1,8 +1,10 @@
 //! The last part of a plan: drafts for the rows that decode.
 //!
-//! A draft is a guess, so it takes what nobody else wants: budget after every row was planned,
-//! blocks that nobody holds and that no running prefill has yet to take; an idle one may lose what is
-//! cached in it. None is worth a preemption.
+//! A draft is a guess, so it takes what nobody else wants: budget after every row was planned, and
+//! blocks that nobody holds, that no running prefill has yet to take and in which nothing is cached.
+//! Of those that cache something it takes one at most, where the sequence's own next tokens need it
+//! a few steps later anyway: without it, speculation would stumble at every block's end once the
+//! cache is full, as that of an engine that is left on always is. None is worth a preemption.
 
 use llmserve_core::{KvManager, SequenceId, StepPlan};
 
@@ -42,10 +44,15 @@ impl ContinuousScheduler {
                 .min(sequence.max_chunk - 1);
             let end = sequence.computed;
             let spare = kv.available().saturating_sub(left.owed);
+            let blank = spare.saturating_sub(kv.stats().cached_idle_blocks);
+            let most = blank.max(spare.min(1));
             match kv.demand(row.id, end + drafts) {
-                Ok(demand) if demand.blocks <= spare => {}
+                Ok(demand) if demand.blocks <= most => {}
                 // What is left of the last block costs nothing.
-                Ok(_) => drafts = drafts.min(end.next_multiple_of(block_size) - end),
+                Ok(_) => {
+                    let room = end.next_multiple_of(block_size) - end + most * block_size;
+                    drafts = drafts.min(room);
+                }
                 Err(_) => continue,
             }
             if drafts == 0 || kv.allocate(row.id, end + drafts).is_err() {

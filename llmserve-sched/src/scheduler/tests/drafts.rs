@@ -82,15 +82,15 @@ fn drafts_are_cut_to_the_budget_that_is_left() {
 }
 
 #[test]
-fn drafts_that_find_too_few_blocks_are_cut_to_the_block_at_hand() {
+fn drafts_that_find_too_few_blocks_are_cut_to_those_at_hand() {
     let mut rig = Rig::new(ContinuousScheduler::builder(), 3);
     rig.submit(0, 10, 50);
     rig.submit(1, 10, 50);
     rig.step();
     rig.scheduler.offer(id(0), 30);
     rig.scheduler.offer(id(1), 20);
-    // One block is free: 30 drafts need two more, 20 need one.
-    assert_eq!(rig.plan(), [(0, 6), (1, 21)]);
+    // One block is free: 30 drafts need two more and take it; 20 need one and find none.
+    assert_eq!(rig.plan(), [(0, 22), (1, 6)]);
     assert!(rig.preempted().is_empty());
     assert_eq!(rig.held(), 3);
 }
