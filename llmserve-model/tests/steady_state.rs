@@ -62,6 +62,7 @@ fn allocations(dtype: DType, kernels: Kernels) -> Vec<usize> {
             StepLimits {
                 tokens: 64,
                 rows: 2,
+                logits: 2,
             },
         )
         .unwrap();

@@ -87,6 +87,9 @@ pub struct StepLimits {
     pub tokens: usize,
     /// Most rows in a batch.
     pub rows: usize,
+    /// Most rows of logits that batches commonly ask for: one for each row, and one for each draft
+    /// that may be verified. One with prompt logprobs may ask for more, up to [`tokens`](Self::tokens).
+    pub logits: usize,
 }
 
 /// Which positions of a row want logits.

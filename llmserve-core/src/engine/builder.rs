@@ -221,21 +221,29 @@ impl EngineBuilder {
         }
         let tokens = scheduler.max_batched_tokens();
         let rows = scheduler.max_num_seqs().min(tokens);
+        let mut logits = rows;
         if let Some(speculation) = &mut speculation {
             if !scheduler.plans_drafts() {
                 return Err(BuildError::Speculation(
                     "the scheduler plans no drafts".to_owned(),
                 ));
             }
+            let depth = speculation.most().map_err(BuildError::Speculation)?;
+            logits = rows.saturating_mul(1 + depth).min(tokens);
             let limits = ProposerLimits {
                 sequences: scheduler.max_num_seqs(),
                 max_len,
-                depth: speculation.most().map_err(BuildError::Speculation)?,
+                depth,
             };
             let prepared = speculation.proposer.prepare(model.info(), limits);
             prepared.map_err(BuildError::Speculation)?;
         }
-        model.prepare(&layout, StepLimits { tokens, rows })?;
+        let limits = StepLimits {
+            tokens,
+            rows,
+            logits,
+        };
+        model.prepare(&layout, limits)?;
 
         let info = model.info().clone();
         tracing::info!(

@@ -13,6 +13,8 @@ use crate::kernels::survey::survey_len;
 /// take another one.
 pub(super) struct LogitsPool {
     vocab: usize,
+    /// Rows of the largest buffer that is kept.
+    rows: usize,
     free: Mutex<Vec<Buffer<f32>>>,
 }
 
@@ -20,10 +22,12 @@ pub(super) struct LogitsPool {
 const SPARE: usize = 4;
 
 impl LogitsPool {
-    /// A pool with one buffer for `rows` rows of `vocab` logits.
+    /// A pool with one buffer for `rows` rows of `vocab` logits: as many as steps commonly want. For
+    /// one that wants more a buffer is made, and given back to the system after it.
     pub(super) fn new(vocab: usize, rows: usize) -> Result<Arc<Self>, ModelError> {
         let pool = Self {
             vocab,
+            rows,
             free: Mutex::new(Vec::with_capacity(SPARE)),
         };
         let buffer = pool.allocate(rows).map_err(ModelError::Prepare)?;
@@ -115,7 +119,9 @@ impl Logits for CpuLogits {
 
 impl Drop for CpuLogits {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
+        if let Some(buffer) = self.buffer.take()
+            && buffer.len() <= self.pool.rows * self.pool.row_len()
+        {
             let mut free = self.pool.free.lock();
             if free.len() < SPARE {
                 free.push(buffer);

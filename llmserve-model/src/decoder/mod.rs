@@ -71,7 +71,7 @@ pub(crate) use packed::PackedFile;
 /// let config = DecoderConfig::from_dir(dir)?;
 /// let weights = Arc::new(Weights::open(dir)?);
 /// let mut model = CpuModel::build(&config, weights, &CpuOptions::default())?;
-/// model.prepare(&KvLayout { block_size: 16, blocks: vec![4] }, StepLimits { tokens: 8, rows: 1 })?;
+/// model.prepare(&KvLayout { block_size: 16, blocks: vec![4] }, StepLimits { tokens: 8, rows: 1, logits: 1 })?;
 ///
 /// let row = BatchRow {
 ///     sequence: SequenceId::new(0, 0),
@@ -206,6 +206,7 @@ impl Model for CpuModel {
         // Each row has a token at least.
         let most = StepLimits {
             rows: limits.rows.min(limits.tokens),
+            logits: limits.logits.clamp(1, limits.tokens),
             ..limits
         };
         self.prepared = Some(Prepared {
@@ -214,7 +215,7 @@ impl Model for CpuModel {
             rope,
             buffers: Buffers::new(config, self.dtype, geometry, shape, most, positions)?,
             plan: Plan::new(geometry, most, positions),
-            pool: LogitsPool::new(config.vocab_size, most.rows)?,
+            pool: LogitsPool::new(config.vocab_size, most.logits)?,
         });
         Ok(())
     }

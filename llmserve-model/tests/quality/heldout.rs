@@ -64,6 +64,7 @@ pub(crate) fn losses(
     let limits = StepLimits {
         tokens: budget,
         rows: windows.len(),
+        logits: budget,
     };
     model.prepare(&layout, limits)?;
     let tables = (0..windows.len()).map(|s| (s * each..(s + 1) * each).map(|b| BlockId(b as u32)));

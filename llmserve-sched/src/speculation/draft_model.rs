@@ -41,8 +41,11 @@ const PAUSE: u64 = 64;
 pub struct DraftModel {
     model: Box<dyn Model>,
     kv: Box<dyn KvManager>,
+    /// Tokens of a pass that read what is long.
     max_tokens: usize,
     max_rows: usize,
+    /// Most tokens of a gap that is never put off: what a round leaves behind.
+    short: usize,
     /// Most positions of the draft model.
     max_len: usize,
     /// Tokens both models know.
@@ -65,6 +68,8 @@ struct State {
     tail: Vec<TokenId>,
     /// Whether it holds blocks.
     holds: bool,
+    /// The last round in which all was read, or the first.
+    since: u64,
     /// The last round it was asked for.
     used: u64,
     /// It is left alone before this round.
@@ -78,7 +83,8 @@ struct Scratch {
     rows: Vec<BatchRow>,
     /// Of each row, its ask.
     asks: Vec<usize>,
-    order: Vec<(usize, usize)>,
+    /// Since when it waits, 0 for what is short, and its ask.
+    order: Vec<(u64, usize)>,
     ops: Vec<PageOp>,
     survey: Survey,
     sampler: SamplerScratch,
@@ -92,6 +98,7 @@ impl DraftModel {
             kv: Box::new(kv),
             max_tokens: DEFAULT_TOKENS,
             max_rows: 1,
+            short: 1,
             max_len: 0,
             vocab: 0,
             states: Vec::new(),
@@ -100,8 +107,9 @@ impl DraftModel {
         }
     }
 
-    /// Most tokens of a pass, 512 by default: a longer prompt is computed over several rounds, and
-    /// has no drafts before.
+    /// Most tokens of a pass that read prompts and what was missed, 512 by default: what is longer
+    /// is computed over several rounds, the sequences that came first before the others, and has no
+    /// drafts before. The few tokens that each round adds to every sequence come on top.
     pub fn max_batched_tokens(mut self, tokens: usize) -> Self {
         self.max_tokens = tokens.max(1);
         self
@@ -139,6 +147,7 @@ impl DraftModel {
                 computed: 0,
                 tail: Vec::new(),
                 holds: false,
+                since: self.round,
                 used: self.round,
                 rest_until: 0,
             });
@@ -183,8 +192,9 @@ impl DraftModel {
         }
     }
 
-    /// The first pass: the gap of every sequence, those with little to compute first. Puts the
-    /// asks that have a first draft to `live`.
+    /// The first pass: the gap of every sequence. Those that a round leaves are short and all go
+    /// along; the others share what a pass may have, the one that waits longest first, so that
+    /// however many there are each has its turn. Puts the asks that have a first draft to `live`.
     fn catch_up(&mut self, asks: &mut [DraftAsk<'_>], live: &mut Vec<usize>) -> Result<(), Error> {
         let mut order = std::mem::take(&mut self.scratch.order);
         order.clear();
@@ -192,17 +202,24 @@ impl DraftModel {
             if self.follow(ask)?
                 && let Some(Some(state)) = self.states.get(ask.sequence().slot())
             {
-                order.push((state.known - state.computed, at));
+                let gap = state.known - state.computed;
+                let short = state.holds && gap <= self.short;
+                order.push((if short { 0 } else { state.since }, at));
             }
         }
         order.sort_unstable();
         self.clear();
-        for &(_, at) in &order {
-            let left = self.max_tokens - self.scratch.tokens.len();
-            if left == 0 || self.scratch.rows.len() == self.max_rows {
-                break;
+        let mut left = self.max_tokens;
+        for &(since, at) in &order {
+            let may = if since == 0 { self.short } else { left };
+            if may == 0 || self.scratch.rows.len() == self.max_rows {
+                continue;
             }
-            self.gap_row(at, &asks[at], left)?;
+            let before = self.scratch.tokens.len();
+            self.gap_row(at, &asks[at], may)?;
+            if since > 0 {
+                left -= self.scratch.tokens.len() - before;
+            }
         }
         self.scratch.order = order;
         self.pass(asks, live)
@@ -278,6 +295,7 @@ impl DraftModel {
             states,
             scratch,
             vocab,
+            round,
             ..
         } = self;
         if scratch.rows.is_empty() {
@@ -309,6 +327,9 @@ impl DraftModel {
             let ask = &mut asks[at];
             if let Some(Some(state)) = states.get_mut(row.sequence.slot()) {
                 state.computed = row.start + row.len;
+                if state.computed >= state.known {
+                    state.since = *round;
+                }
                 kv.seal(row.sequence, state.computed.min(state.known))?;
             }
             if row.logits == LogitsWanted::None {
@@ -366,10 +387,13 @@ impl Proposer for DraftModel {
         }
         self.vocab = ours.min(theirs);
         self.max_len = info.max_context.min(layout.capacity_tokens());
-        self.max_rows = limits.sequences.min(self.max_tokens).max(1);
+        self.max_rows = limits.sequences.max(1);
+        // The last token that was picked, and the last draft, which no pass has computed yet.
+        self.short = 2;
         let limits = StepLimits {
-            tokens: self.max_tokens,
+            tokens: self.max_tokens + self.short * self.max_rows,
             rows: self.max_rows,
+            logits: self.max_rows,
         };
         let layout = layout.clone();
         self.model

@@ -6,6 +6,7 @@ mod support;
 mod answers;
 mod cache;
 mod distribution;
+mod draft_model;
 mod faults;
 mod pair;
 

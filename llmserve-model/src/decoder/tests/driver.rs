@@ -56,6 +56,7 @@ impl Driver {
         let limits = StepLimits {
             tokens: tokens * sequences,
             rows: sequences,
+            logits: sequences,
         };
         model.prepare(&layout, limits).unwrap();
         let block = |i: usize, sequence: usize| BlockId((i * sequences + sequence) as u32);

@@ -66,7 +66,11 @@ fn layouts_and_limits_that_cannot_be_honoured() {
             .read(GroupId::MAIN, BlockId(0), &mut Vec::new())
             .is_err()
     );
-    let limits = StepLimits { tokens: 8, rows: 2 };
+    let limits = StepLimits {
+        tokens: 8,
+        rows: 2,
+        logits: 2,
+    };
     let layout = |block_size, blocks: &[usize]| KvLayout {
         block_size,
         blocks: blocks.to_vec(),
@@ -84,16 +88,21 @@ fn layouts_and_limits_that_cannot_be_honoured() {
             Err(ModelError::Prepare(_))
         ));
     }
-    let none = StepLimits { tokens: 0, rows: 1 };
+    let none = StepLimits {
+        tokens: 0,
+        ..limits
+    };
     assert!(model.prepare(&layout(16, &[4]), none).is_err());
     let huge = StepLimits {
         tokens: usize::MAX / 2,
         rows: 1,
+        logits: 1,
     };
     // No step has more rows than tokens: room for more is not asked for.
     let many = StepLimits {
         tokens: 8,
         rows: usize::MAX,
+        logits: usize::MAX,
     };
     model.prepare(&layout(4, &[2]), many).unwrap();
     assert!(model.prepare(&layout(16, &[4]), huge).is_err());

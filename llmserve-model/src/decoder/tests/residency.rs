@@ -148,7 +148,11 @@ fn a_long_context_costs_what_is_used_of_it() {
         block_size: 16,
         blocks: vec![1 << 18],
     };
-    let limits = StepLimits { tokens: 8, rows: 1 };
+    let limits = StepLimits {
+        tokens: 8,
+        rows: 1,
+        logits: 1,
+    };
     match model.prepare(&layout, limits) {
         // Where memory is not handed out lazily there may not be enough.
         Ok(()) | Err(ModelError::Prepare(_)) => {}
