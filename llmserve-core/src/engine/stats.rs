@@ -38,11 +38,11 @@ pub struct EngineStats {
     pub waiting: usize,
     /// KV blocks held by sequences.
     pub kv_blocks_held: usize,
-    /// Most KV blocks held at once.
+    /// Most KV blocks held at once, those that drafts took while they were verified among them.
     pub kv_blocks_peak: usize,
     /// KV blocks there are.
     pub kv_blocks_total: usize,
-    /// Token slots in held blocks without a token, over all slots in held blocks: the mean over
+    /// Token slots in held blocks without a token or a draft, over all slots in held blocks: the mean over
     /// steps. PagedAttention's measure of waste.
     pub kv_waste_mean: f64,
     /// Rows that had drafts.

@@ -69,8 +69,10 @@ impl Core {
             tracing::trace!(rows = plan.rows.len(), tokens = plan.tokens(), "step");
             let kv = self.kv.stats();
             let slots = kv.held_blocks * self.kv.layout().block_size;
+            // A draft is a token, though the manager hears of it only if it comes.
+            let drafts: usize = plan.rows.iter().map(|row| row.drafts).sum();
             if slots > 0 {
-                self.waste_sum += kv.unused_slots as f64 / slots as f64;
+                self.waste_sum += kv.unused_slots.saturating_sub(drafts) as f64 / slots as f64;
             }
             self.instruments.step(plan.tokens());
             self.commit();
