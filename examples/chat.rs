@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use llmserve::EngineStats;
 use llmserve::prelude::*;
 use llmserve_examples::EngineArgs;
 
@@ -87,7 +88,7 @@ fn run(args: &Args) -> Result<(), String> {
             "" => {}
             "/quit" => break,
             "/reset" => conversation.clone_from(&first),
-            "/stats" => eprintln!("{:#?}", engine.stats()),
+            "/stats" => eprint!("{}", told(&engine.stats())),
             command if command.starts_with('/') => eprintln!("no such command: {command}"),
             text => {
                 conversation.push(Message::user(text));
@@ -108,6 +109,39 @@ fn run(args: &Args) -> Result<(), String> {
     }
     engine.shutdown();
     Ok(())
+}
+
+/// What the engine has done, in a few lines.
+fn told(stats: &EngineStats) -> String {
+    let share = |part: u64, of: u64| 100.0 * part as f64 / of.max(1) as f64;
+    let mut text = format!(
+        "{} steps: {} tokens generated after {} of prompts, {} of those found in the cache\n\
+         KV: {} of {} blocks held, {} at most; {:.1} % of their slots empty; {} preemptions\n",
+        stats.steps,
+        stats.generation_tokens,
+        stats.prompt_tokens,
+        stats.prefix_hit_tokens,
+        stats.kv_blocks_held,
+        stats.kv_blocks_total,
+        stats.kv_blocks_peak,
+        100.0 * stats.kv_waste_mean,
+        stats.preemptions,
+    );
+    if stats.spec_drafts > 0 {
+        let places = stats.spec_accepted_per_pos.iter();
+        let places = places.take_while(|accepted| **accepted > 0);
+        let places: Vec<String> = places
+            .map(|accepted| format!("{:.0} %", share(*accepted, stats.spec_drafts)))
+            .collect();
+        text += &format!(
+            "drafts: {} in {} rows, {:.0} % accepted; by place {}\n",
+            stats.spec_draft_tokens,
+            stats.spec_drafts,
+            share(stats.spec_accepted_tokens, stats.spec_draft_tokens),
+            places.join(", "),
+        );
+    }
+    text
 }
 
 /// Prints an answer as it comes; returns what there was of it when it ended or was cancelled.
