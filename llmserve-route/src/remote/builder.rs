@@ -1,5 +1,6 @@
 //! Options of a [`RemoteEndpoint`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ pub struct RemoteBuilder {
     timeouts: Timeouts,
     max_event: usize,
     max_idle: usize,
+    address: Option<SocketAddr>,
     runtime: Option<Handle>,
 }
 
@@ -73,6 +75,7 @@ impl RemoteBuilder {
             timeouts: Timeouts::default(),
             max_event: MAX_EVENT,
             max_idle: usize::MAX,
+            address: None,
             runtime: None,
         }
     }
@@ -115,6 +118,12 @@ impl RemoteBuilder {
         self
     }
 
+    /// Where to connect to, whatever host and port the base URL names.
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
     /// The host's runtime, with its time and I/O enabled, to keep connections on. By default the
     /// endpoint has a thread of its own, begun with the first request.
     pub fn runtime(mut self, handle: Handle) -> Self {
@@ -153,14 +162,22 @@ impl RemoteBuilder {
                 endpoint: endpoint.clone(),
             })?;
         }
-        let client = Client::builder()
+        let mut client = Client::builder()
             // Keys and prompts go where the host said, and nowhere else.
             .redirect(Policy::none())
             .no_proxy()
             .referer(false)
             .connect_timeout(self.timeouts.connect)
             .pool_max_idle_per_host(self.max_idle)
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(IDLE);
+        if let Some(address) = self.address {
+            // What a name resolves to has no port of its own: the URL's is taken.
+            let _ = base.set_port(Some(address.port()));
+            if let Some(host) = base.host_str() {
+                client = client.resolve(host, address);
+            }
+        }
+        let client = client
             .build()
             .map_err(|source| RemoteBuildError::Client { endpoint, source })?;
         Ok(RemoteEndpoint {

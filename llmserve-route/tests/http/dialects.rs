@@ -283,6 +283,7 @@ fn what_cannot_be_honoured_is_not_sent() {
         ),
         (Dialect::Llmserve, unbounded, "temperature"),
         (Dialect::Llmserve, text().n(0), "n"),
+        (Dialect::Llmserve, text().n(usize::MAX), "n"),
         (Dialect::Llmserve, text().json_schema("{"), "constraint"),
         (Dialect::Vllm, text().resume([1]), "resume"),
         (Dialect::OpenAi, text().top_k(2), "top_k"),

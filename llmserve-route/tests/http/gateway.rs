@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use llmserve_core::{
@@ -10,6 +10,8 @@ use llmserve_core::{
 };
 use llmserve_core::{RenderOptions, TokenId, Tokenizer};
 use llmserve_route::gateway::Gateway;
+use llmserve_route::remote::RemoteEndpoint;
+use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use serde_json::{Value, json};
 
 use super::support::{Scripted, Server, Step, eventually, finished, says, started, token};
@@ -618,4 +620,76 @@ fn a_slow_reader_holds_up_itself_alone() {
     }
     assert!(String::from_utf8_lossy(&all).contains("data: [DONE]\n\n"));
     assert_eq!(service.live(), 0);
+}
+
+#[test]
+fn endpoints_are_scraped_and_probed_and_connected_to_by_address() {
+    let recorder = Arc::new(MemoryRecorder::default());
+    let gauge = |name| recorder.gauge(name, "", &[("model", "bard")]);
+    gauge("llmserve_num_requests_running").set(3.0);
+    gauge("llmserve_num_requests_waiting").set(5.0);
+    gauge("llmserve_kv_cache_usage_ratio").set(0.25);
+    let server = Server::serve(Gateway::new(hello()).metrics(recorder.clone()));
+    // A name that nobody resolves.
+    let endpoint = RemoteEndpoint::builder("far", "http://rack-1.invalid:8000/v1")
+        .address(server.address)
+        .build()
+        .expect("an endpoint");
+    let limit = Duration::from_secs(30);
+    let scrape = server.block_on(endpoint.scrape(limit)).expect("metrics");
+    assert_eq!(
+        (scrape.running, scrape.waiting, scrape.kv_usage),
+        (Some(3.0), Some(5.0), Some(0.25))
+    );
+    assert_eq!(server.block_on(endpoint.probe("/health", limit)), Ok(()));
+    let error = server
+        .block_on(endpoint.probe("/none", limit))
+        .expect_err("none");
+    assert!(
+        matches!(
+            error,
+            Error::Upstream {
+                status: Some(404),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let silent = super::support::raw::Raw::new(|stream| {
+        let _ = stream.read(&mut [0]);
+    });
+    let endpoint = RemoteEndpoint::builder("far", silent.url());
+    let endpoint = endpoint.build().expect("an endpoint");
+    let limit = Duration::from_millis(30);
+    let error = server
+        .block_on(endpoint.probe("/health", limit))
+        .expect_err("silence");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+    #[test]
+    fn no_body_breaks_it(
+        at in any::<proptest::sample::Index>(),
+        with in proptest::collection::vec(any::<u8>(), 0..4),
+        without in 0usize..6,
+        chat in any::<bool>(),
+    ) {
+        static SERVER: LazyLock<Server> = LazyLock::new(|| Server::of(Scripted::always(vec![
+            Step::Fail(Error::ShutDown),
+        ])));
+        let body: &[u8] = if chat {
+            br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"n":2,"stop":"x","logit_bias":{"5":-1e2},"response_format":{"type":"json_schema","json_schema":{"schema":{}}}}"#
+        } else {
+            br#"{"prompt":[[1,2],[3]],"max_tokens":null,"seed":-1,"top_k":5,"logprobs":1,"stream":true,"routing":{"regions":["eu"],"max_cost":1.5},"resume_token_ids":null,"deadline_ms":0.5}"#
+        };
+        let mut bytes = body.to_vec();
+        let at = at.index(bytes.len());
+        let end = bytes.len().min(at + without);
+        bytes.splice(at..end, with);
+        let reply = SERVER.post(if chat { CHAT } else { COMPLETIONS }, bytes);
+        prop_assert!(matches!(reply.status, 400 | 503), "{}: {}", reply.status, reply.body);
+        prop_assert!(reply.json()["error"]["message"].is_string());
+    }
 }

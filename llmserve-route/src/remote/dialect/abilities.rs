@@ -4,6 +4,9 @@ use llmserve_core::{Constraint, Error, Prompt, Request};
 
 use super::unsupported;
 
+/// The most choices that OpenAI gives, and our gateway.
+const MAX_CHOICES: usize = 128;
+
 /// Each flag: whether the field of the request of that name can be honoured.
 #[derive(Clone, Copy)]
 pub(super) struct Abilities {
@@ -105,8 +108,9 @@ impl Abilities {
         if let Some((field, value)) = numbers.iter().find(|(_, value)| !value.is_finite()) {
             return Err(Error::invalid_request(field, format!("{value}")));
         }
-        if request.n == 0 {
-            return Err(Error::invalid_request("n", "0 choices are none"));
+        if !(1..=MAX_CHOICES).contains(&request.n) {
+            let reason = format!("{} is not in 1..={MAX_CHOICES}", request.n);
+            return Err(Error::invalid_request("n", reason));
         }
         Ok(())
     }

@@ -251,6 +251,10 @@ impl Server {
         })
     }
 
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client
     }
