@@ -102,6 +102,7 @@ pub mod index;
 pub mod limits;
 mod load;
 mod outcome;
+pub mod pipeline;
 mod random;
 pub mod reliability;
 #[cfg(feature = "http")]

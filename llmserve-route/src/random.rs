@@ -31,6 +31,16 @@ impl Rng {
         ((u128::from(self.bits()) * bound as u128) >> 64) as usize
     }
 
+    /// Two different numbers below `bound`, or one twice where there is only one.
+    pub(crate) fn pair(&self, bound: usize) -> Option<(usize, usize)> {
+        if bound < 2 {
+            return (bound == 1).then_some((0, 0));
+        }
+        let one = self.below(bound);
+        let other = self.below(bound - 1);
+        Some((one, if other < one { other } else { other + 1 }))
+    }
+
     /// In `0.0..1.0`.
     pub(crate) fn unit(&self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
@@ -65,6 +75,9 @@ mod tests {
         }
         assert!(seen.iter().all(|count| *count > 60), "{seen:?}");
         assert!((0..100).all(|_| (0.0..1.0).contains(&a.unit())));
+        let pairs = || (0..200).map(|_| a.pair(3));
+        assert!(pairs().all(|pair| pair.is_some_and(|(one, two)| one != two && one.max(two) < 3)));
+        assert_eq!((a.pair(1), a.pair(0)), (Some((0, 0)), None));
         assert_ne!(Rng::seeded(4).bits(), Rng::seeded(5).bits());
     }
 }

@@ -57,6 +57,17 @@ pub struct Overlap {
     pub disk: usize,
 }
 
+impl Overlap {
+    /// What need not be computed, in blocks, where one in host memory is worth `host` and one on
+    /// disk `disk` of one on the device.
+    pub fn credit(&self, host: f64, disk: f64) -> f64 {
+        let beyond = |more: usize, less: usize| more.saturating_sub(less) as f64;
+        self.device as f64
+            + host * beyond(self.host, self.device)
+            + disk * beyond(self.disk, self.host)
+    }
+}
+
 /// What an index holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

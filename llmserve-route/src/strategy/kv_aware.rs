@@ -9,7 +9,7 @@ use crate::ask::{Ask, Prepared};
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
 use crate::identify::{Identify, TextBlocks};
-use crate::index::{Overlap, PrefixIndex};
+use crate::index::PrefixIndex;
 use crate::outcome::{Answering, Outcome};
 use crate::random::Rng;
 use crate::replica::ReplicaInfo;
@@ -145,14 +145,6 @@ impl KvAware {
     pub fn index(&self) -> &PrefixIndex {
         &self.index
     }
-
-    /// What is not computed anew of a prompt of `blocks` blocks.
-    fn credit(&self, has: Overlap) -> f64 {
-        let beyond = |more: usize, less: usize| more.saturating_sub(less) as f64;
-        has.device as f64
-            + self.host * beyond(has.host, has.device)
-            + self.disk * beyond(has.disk, has.host)
-    }
 }
 
 impl State {
@@ -181,7 +173,7 @@ impl Strategy for KvAware {
             self.index
                 .find_each(ask.blocks(), Some(ask.now), |slot, has| {
                     if let Some(credit) = credits.get_mut(slot.index()) {
-                        *credit = self.credit(has);
+                        *credit = has.credit(self.host, self.disk);
                     }
                 });
         }

@@ -5,6 +5,7 @@ mod failover;
 mod membership;
 mod naive;
 mod reliability;
+mod residency;
 mod routing;
 mod stress;
 
