@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use llmserve::model::{DType, Kernels};
-use llmserve::{Engine, SpecDepth};
+use llmserve::{Engine, Serve, SpecDepth};
 
 use crate::Source;
 
@@ -60,6 +60,20 @@ impl EngineArgs {
     /// # Errors
     /// A text that names what is wrong.
     pub fn build(&self) -> Result<Engine, String> {
+        // Whoever runs an example has all its requests in memory anyway.
+        self.build_with(|serve| {
+            serve
+                .max_intake(usize::MAX)
+                .scheduler(|scheduler| scheduler.max_queue(None))
+        })
+    }
+
+    /// [`build`](Self::build) with the host's own options, and the queues' limits as they are by
+    /// default: requests come from strangers.
+    ///
+    /// # Errors
+    /// A text that names what is wrong.
+    pub fn build_with(&self, with: impl FnOnce(Serve) -> Serve) -> Result<Engine, String> {
         let folder = self.source.folder()?;
         // Draws nothing where stderr is no terminal.
         let spinner =
@@ -70,10 +84,7 @@ impl EngineArgs {
             .max_num_seqs(self.max_num_seqs)
             .max_batched_tokens(self.max_batched_tokens)
             .prefix_caching(!self.no_prefix_cache)
-            .packed_cache(self.packed_cache)
-            // Whoever runs an example has all its requests in memory anyway.
-            .max_intake(usize::MAX)
-            .scheduler(|scheduler| scheduler.max_queue(None));
+            .packed_cache(self.packed_cache);
         if let Some(dtype) = self.dtype {
             serve = serve.dtype(dtype);
         }
@@ -95,7 +106,7 @@ impl EngineArgs {
         if let Some(depth) = self.spec_depth {
             serve = serve.spec_depth(depth);
         }
-        let engine = serve.build().map_err(|error| error.to_string());
+        let engine = with(serve).build().map_err(|error| error.to_string());
         spinner.finish_and_clear();
         engine
     }
