@@ -62,6 +62,23 @@ impl<'a> Candidates<'a> {
         self.set.iter().map(|index| fleet.slot(index))
     }
 
+    /// Calls `each` with the index and load of every one, in order.
+    pub(crate) fn each(&self, mut each: impl FnMut(usize, &Load)) {
+        let loads = self.loads;
+        self.set.for_each(|index| {
+            if let Some(load) = loads.get(index) {
+                each(index, load);
+            }
+        });
+    }
+
+    /// Requests outstanding at all of them.
+    pub fn total_outstanding(&self) -> usize {
+        let mut total = 0;
+        self.each(|_, load| total += load.outstanding as usize);
+        total
+    }
+
     /// The one with `n` before it.
     pub fn nth(&self, n: usize) -> Option<Slot> {
         Some(self.fleet.slot(self.set.nth(n)?))

@@ -4,6 +4,8 @@
 //! that reads it sends its next request to the same idle-looking replica. So a dispatch is
 //! counted under the lock it was decided under, before the replica hears of it.
 
+use crate::replica::ReplicaInfo;
+
 /// One member's counters. Plain numbers: they change under the router's lock only.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
@@ -13,4 +15,15 @@ pub(crate) struct Load {
     pub(crate) tokens: u64,
     pub(crate) dispatched: u64,
     pub(crate) failed: u64,
+}
+
+impl Load {
+    /// An idle member's.
+    pub(crate) fn of(info: &ReplicaInfo) -> Self {
+        let capacity = info.capacity.and_then(|most| u32::try_from(most).ok());
+        Self {
+            capacity: capacity.unwrap_or(u32::MAX),
+            ..Self::default()
+        }
+    }
 }

@@ -48,14 +48,19 @@ impl Assumed {
         self.places.is_empty()
     }
 
-    /// Makes `identity` the newest; whether it is new.
-    pub(super) fn touch(&mut self, identity: BlockIdentity, now: Time) -> bool {
-        if let Some(at) = self.places.get(&identity).copied() {
-            self.unlink(at);
-            self.link(at);
-            self.nodes[at as usize].touched = now;
+    /// Makes `identity` the newest, if it is there; whether it is.
+    pub(super) fn renew(&mut self, identity: BlockIdentity, now: Time) -> bool {
+        let Some(at) = self.places.get(&identity).copied() else {
             return false;
-        }
+        };
+        self.unlink(at);
+        self.link(at);
+        self.nodes[at as usize].touched = now;
+        true
+    }
+
+    /// Adds `identity`, which is not there, as the newest.
+    pub(super) fn push(&mut self, identity: BlockIdentity, now: Time) {
         let node = Node {
             identity,
             touched: now,
@@ -73,7 +78,6 @@ impl Assumed {
         };
         self.places.insert(identity, at);
         self.link(at);
-        true
     }
 
     /// The longest untouched, and when that was.
@@ -133,7 +137,10 @@ mod tests {
             let at = naive.iter().position(|(has, _)| *has == identity);
             let block = BlockIdentity::from_u128(identity);
             if rng.below(2) == 0 {
-                assert_eq!(assumed.touch(block, Time::from_secs(now)), at.is_none());
+                assert_eq!(assumed.renew(block, Time::from_secs(now)), at.is_some());
+                if at.is_none() {
+                    assumed.push(block, Time::from_secs(now));
+                }
                 at.map(|at| naive.remove(at));
                 naive.push((identity, now));
             } else {

@@ -14,75 +14,71 @@ pub(super) struct Finder {
     /// Ranges of positions with the seats that have the first one and not the last one.
     ahead: Vec<(usize, usize, ReplicaSet)>,
     /// By seat.
-    found: Vec<Overlap>,
+    found: Vec<Found>,
     /// Those that have something.
     some: Vec<usize>,
 }
 
+/// What one seat has.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    overlap: Overlap,
+    /// Blocks of it on the device that are told and not assumed.
+    told: usize,
+}
+
 impl Finder {
-    /// Tells `each` how much of `chain` everybody has that has its beginning.
+    /// Tells `each` how much of `chain` everybody has that has its beginning, and how much of that
+    /// is on the device and not just assumed to be.
     pub(super) fn find(
         &mut self,
         table: &Table,
         chain: &[BlockIdentity],
         every: usize,
-        mut each: impl FnMut(Slot, Overlap),
+        mut each: impl FnMut(Slot, Overlap, usize),
     ) {
         if chain.is_empty() {
             return;
         }
-        self.found.resize(table.seats(), Overlap::default());
-        let (len, (device, host, disk, assumed)) = (chain.len(), table.any());
+        self.found.resize(table.seats(), Found::default());
+        let (len, [device, host, disk]) = (chain.len(), table.told());
+        let block = |at: usize| chain[at];
         let told = Tiers::DEVICE;
         if device {
-            self.solve(
-                table,
-                told,
-                len,
-                |at| chain[at],
-                |has, depth| has.device = depth,
-            );
+            let set = |has: &mut Found, depth| (has.told, has.overlap.device) = (depth, depth);
+            self.solve(table, told, len, block, set);
         }
-        if assumed {
+        if !table.assuming().is_empty() {
             // Told blocks are at marks too: what is told may go on where what is assumed ends.
-            let blocks = |depth: usize| mark_at(depth - 1, len, every) + 1;
             self.solve(
                 table,
                 told.or(Tiers::ASSUMED),
                 marks(len, every),
-                |mark| chain[mark_at(mark, len, every)],
-                |has, depth| has.device = has.device.max(blocks(depth)),
+                |mark| block(mark_at(mark, len, every)),
+                |has, depth| {
+                    let blocks = mark_at(depth - 1, len, every) + 1;
+                    has.overlap.device = has.overlap.device.max(blocks);
+                },
             );
         }
         let told = told.or(Tiers::HOST);
         if host {
-            self.solve(
-                table,
-                told,
-                len,
-                |at| chain[at],
-                |has, depth| has.host = depth,
-            );
+            let set = |has: &mut Found, depth| has.overlap.host = depth;
+            self.solve(table, told, len, block, set);
         }
         if disk {
-            let told = told.or(Tiers::DISK);
-            self.solve(
-                table,
-                told,
-                len,
-                |at| chain[at],
-                |has, depth| has.disk = depth,
-            );
+            let set = |has: &mut Found, depth| has.overlap.disk = depth;
+            self.solve(table, told.or(Tiers::DISK), len, block, set);
         }
         for seat in self.some.drain(..) {
-            let mut has = std::mem::take(&mut self.found[seat]);
-            has.host = has.host.max(has.device);
-            has.disk = has.disk.max(has.host);
+            let Found { mut overlap, told } = std::mem::take(&mut self.found[seat]);
+            overlap.host = overlap.host.max(overlap.device);
+            overlap.disk = overlap.disk.max(overlap.host);
             // A seat is in here once for each search that found it.
-            if has.disk > 0
+            if overlap.disk > 0
                 && let Some(slot) = table.slot_of(seat)
             {
-                each(slot, has);
+                each(slot, overlap, told);
             }
         }
     }
@@ -98,16 +94,11 @@ impl Finder {
         tiers: Tiers,
         len: usize,
         identity: impl Fn(usize) -> BlockIdentity,
-        mut set: impl FnMut(&mut Overlap, usize),
+        mut set: impl FnMut(&mut Found, usize),
     ) {
         let holding = |at: usize, among: &ReplicaSet| {
-            let mut holding = ReplicaSet::new();
-            for (seat, has) in table.holders(identity(at)).iter().flat_map(|h| h.iter()) {
-                if has.meets(tiers) && among.contains(seat) {
-                    holding.insert(seat);
-                }
-            }
-            holding
+            let holders = table.holders(identity(at));
+            holders.map_or_else(ReplicaSet::new, |holders| holders.holding(tiers, among))
         };
         let first = holding(0, table.bound());
         if first.is_empty() {

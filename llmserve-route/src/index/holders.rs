@@ -1,5 +1,7 @@
 //! Who has a block, and in which tiers.
 
+use crate::set::ReplicaSet;
+
 /// A set of tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tiers(u8);
@@ -34,12 +36,18 @@ pub(super) const MOST_SEATS: usize = 1 << (16 - BITS);
 /// Holders that fit in place.
 const FEW: usize = 7;
 
-/// Seats with their tiers, packed in 16 bits, in ascending order: most blocks have one holder or
-/// two, and a system prompt has all.
+/// Holders up to which many become few again: well below what it takes to be many, so as not to go
+/// to and fro.
+const FEW_AGAIN: usize = FEW / 2;
+
+/// Seats and the tiers each has the block in. Most blocks have one holder or two, who are packed
+/// in place; a system prompt has all, who are sets of bits.
 #[derive(Clone, Debug)]
 pub(super) enum Holders {
+    /// How many, and each as a seat and its tiers, in 16 bits, in no order.
     Few(u8, [u16; FEW]),
-    Many(Vec<u16>),
+    /// A set of seats for each tier.
+    Many(Box<[ReplicaSet; 4]>),
 }
 
 impl Default for Holders {
@@ -48,117 +56,140 @@ impl Default for Holders {
     }
 }
 
+fn packed(seat: usize, tiers: Tiers) -> u16 {
+    (seat as u16) << BITS | u16::from(tiers.0)
+}
+
+fn unpacked(packed: u16) -> (usize, Tiers) {
+    (usize::from(packed >> BITS), Tiers((packed & 15) as u8))
+}
+
 impl Holders {
-    fn packed(&self) -> &[u16] {
-        match self {
-            Holders::Few(len, packed) => &packed[..usize::from(*len)],
-            Holders::Many(packed) => packed,
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
-        self.packed().is_empty()
+        // Many are never none.
+        matches!(self, Holders::Few(0, _))
     }
 
-    /// Every seat and its tiers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, Tiers)> + '_ {
-        let unpack = |packed: &u16| (usize::from(*packed >> BITS), Tiers((*packed & 15) as u8));
-        self.packed().iter().map(unpack)
-    }
-
-    /// Where `seat` is, or would be.
-    fn place(&self, seat: usize) -> Result<usize, usize> {
-        let packed = self.packed();
+    /// Those of `among` that hold it in one of `tiers`.
+    pub(super) fn holding(&self, tiers: Tiers, among: &ReplicaSet) -> ReplicaSet {
+        let mut holding = ReplicaSet::new();
         match self {
-            Holders::Few(..) => {
-                let at = packed
-                    .iter()
-                    .position(|packed| usize::from(*packed >> BITS) >= seat);
-                let at = at.unwrap_or(packed.len());
-                match packed.get(at) {
-                    Some(packed) if usize::from(*packed >> BITS) == seat => Ok(at),
-                    _ => Err(at),
+            Holders::Few(len, few) => {
+                for packed in &few[..usize::from(*len)] {
+                    let (seat, has) = unpacked(*packed);
+                    if has.meets(tiers) && among.contains(seat) {
+                        holding.insert(seat);
+                    }
                 }
             }
-            Holders::Many(_) => {
-                packed.binary_search_by_key(&seat, |packed| usize::from(*packed >> BITS))
+            Holders::Many(sets) => {
+                for (bit, set) in sets.iter().enumerate() {
+                    if tiers.meets(Tiers(1 << bit)) {
+                        holding.unite(set);
+                    }
+                }
+                holding.intersect(among);
             }
         }
+        holding
+    }
+
+    /// Those of `among` that have it at all, and how.
+    pub(super) fn among(&self, among: &ReplicaSet) -> Vec<(usize, Tiers)> {
+        let all = self.holding(Tiers(15), among);
+        all.iter().map(|seat| (seat, self.get(seat))).collect()
     }
 
     /// The tiers `seat` has the block in.
     pub(super) fn get(&self, seat: usize) -> Tiers {
-        self.place(seat)
-            .map_or(Tiers::NONE, |at| Tiers((self.packed()[at] & 15) as u8))
+        match self {
+            Holders::Few(len, few) => {
+                let mut few = few[..usize::from(*len)]
+                    .iter()
+                    .map(|packed| unpacked(*packed));
+                few.find(|(has, _)| *has == seat)
+                    .map_or(Tiers::NONE, |(_, tiers)| tiers)
+            }
+            Holders::Many(sets) => {
+                let bits = sets.iter().enumerate();
+                Tiers(
+                    bits.map(|(bit, set)| u8::from(set.contains(seat)) << bit)
+                        .sum(),
+                )
+            }
+        }
     }
 
     /// Adds tiers of `seat`; gives those it had before.
     pub(super) fn add(&mut self, seat: usize, tiers: Tiers) -> Tiers {
-        let bits = u16::from(tiers.0);
-        match self.place(seat) {
-            Ok(at) => {
-                let packed = match self {
-                    Holders::Few(_, packed) => &mut packed[at],
-                    Holders::Many(packed) => &mut packed[at],
-                };
-                let before = Tiers((*packed & 15) as u8);
-                *packed |= bits;
-                before
-            }
-            Err(at) => {
-                let new = (seat as u16) << BITS | bits;
-                match self {
-                    Holders::Few(len, packed) if usize::from(*len) < FEW => {
-                        packed.copy_within(at..usize::from(*len), at + 1);
-                        packed[at] = new;
-                        *len += 1;
-                    }
-                    Holders::Few(_, packed) => {
-                        let mut many = Vec::with_capacity(4 * FEW);
-                        many.extend_from_slice(packed);
-                        many.insert(at, new);
-                        *self = Holders::Many(many);
-                    }
-                    Holders::Many(packed) => packed.insert(at, new),
-                }
-                Tiers::NONE
-            }
-        }
+        let before = self.get(seat);
+        self.set(seat, before, before.or(tiers));
+        before
     }
 
     /// Takes tiers of `seat` away; gives those it had before and has now.
     pub(super) fn take(&mut self, seat: usize, tiers: Tiers) -> (Tiers, Tiers) {
-        let Ok(at) = self.place(seat) else {
-            return (Tiers::NONE, Tiers::NONE);
-        };
-        let packed = match self {
-            Holders::Few(_, packed) => &mut packed[at],
-            Holders::Many(packed) => &mut packed[at],
-        };
-        let before = Tiers((*packed & 15) as u8);
+        let before = self.get(seat);
         let now = Tiers(before.0 & !tiers.0);
-        *packed = *packed & !15 | u16::from(now.0);
-        if now.is_none() {
-            self.remove(at);
-        }
+        self.set(seat, before, now);
         (before, now)
     }
 
-    fn remove(&mut self, at: usize) {
+    fn set(&mut self, seat: usize, before: Tiers, now: Tiers) {
+        if before == now {
+            return;
+        }
         match self {
-            Holders::Few(len, packed) => {
-                packed.copy_within(at + 1..usize::from(*len), at);
-                *len -= 1;
-            }
-            Holders::Many(packed) => {
-                packed.remove(at);
-                // Back in place well below what it takes to leave it, so as not to go to and fro.
-                if packed.len() <= FEW / 2 {
-                    let mut few = [0; FEW];
-                    few[..packed.len()].copy_from_slice(packed);
-                    *self = Holders::Few(packed.len() as u8, few);
+            Holders::Few(len, few) => {
+                let count = usize::from(*len);
+                let at = few[..count]
+                    .iter()
+                    .position(|packed| unpacked(*packed).0 == seat);
+                match at {
+                    Some(at) if now.is_none() => {
+                        few[at] = few[count - 1];
+                        *len -= 1;
+                    }
+                    Some(at) => few[at] = packed(seat, now),
+                    None if count < FEW => {
+                        few[count] = packed(seat, now);
+                        *len += 1;
+                    }
+                    None => {
+                        let mut many = Box::<[ReplicaSet; 4]>::default();
+                        for packed in few {
+                            let (seat, tiers) = unpacked(*packed);
+                            set_bits(&mut many, seat, tiers);
+                        }
+                        set_bits(&mut many, seat, now);
+                        *self = Holders::Many(many);
+                    }
                 }
             }
+            Holders::Many(sets) => {
+                set_bits(sets, seat, now);
+                if now.is_none() {
+                    let mut all = sets[0].clone();
+                    sets[1..].iter().for_each(|set| all.unite(set));
+                    if all.len() <= FEW_AGAIN {
+                        let mut few = [0; FEW];
+                        for (to, seat) in few.iter_mut().zip(all.iter()) {
+                            *to = packed(seat, self.get(seat));
+                        }
+                        *self = Holders::Few(all.len() as u8, few);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn set_bits(sets: &mut [ReplicaSet; 4], seat: usize, tiers: Tiers) {
+    for (bit, set) in sets.iter_mut().enumerate() {
+        if tiers.meets(Tiers(1 << bit)) {
+            set.insert(seat);
+        } else {
+            set.remove(seat);
         }
     }
 }
@@ -196,12 +227,16 @@ mod tests {
                 }
                 assert_eq!(holders.is_empty(), naive.is_empty());
             }
-            let all: Vec<_> = holders
+            let everybody: ReplicaSet = (0..most).collect();
+            let all = holders.among(&everybody).into_iter();
+            assert!(all.map(|(seat, tiers)| (seat, tiers.0)).eq(naive.clone()));
+            let even: ReplicaSet = (0..most).step_by(2).collect();
+            let some = holders.holding(Tiers::HOST.or(Tiers::DISK), &even);
+            let host = naive
                 .iter()
-                .map(|(seat, tiers)| (seat, tiers.0))
-                .collect();
-            assert!(all.into_iter().eq(naive));
+                .filter(|(seat, tiers)| *seat % 2 == 0 && *tiers & 6 != 0);
+            assert!(some.iter().eq(host.map(|(seat, _)| *seat)));
         }
-        assert_eq!(size_of::<Holders>(), 24);
+        assert_eq!(size_of::<Holders>(), 16);
     }
 }

@@ -198,6 +198,11 @@ impl PrefixIndex {
 
     /// Assumes that the one in `slot` has, or will soon have, all of `chain`.
     pub fn assume(&self, slot: Slot, chain: &[BlockIdentity], now: Time) {
+        self.assume_from(slot, chain, 0, now);
+    }
+
+    /// Assumes it of `chain` from block `from` on, having been told of those before.
+    pub(crate) fn assume_from(&self, slot: Slot, chain: &[BlockIdentity], from: usize, now: Time) {
         let mut state = self.state.lock();
         let State {
             table,
@@ -206,25 +211,26 @@ impl PrefixIndex {
             ..
         } = &mut *state;
         table.expire(now, *expire_after);
-        table.assume(slot, chain, *every, now);
+        table.assume(slot, chain, from, *every, now);
         table.sweep();
     }
 
     /// Those that have the first block of `chain` at least, and how much of it, by slot.
     pub fn find(&self, chain: &[BlockIdentity]) -> Vec<(Slot, Overlap)> {
         let mut found = Vec::new();
-        self.find_each(chain, None, |slot, overlap| found.push((slot, overlap)));
+        self.find_each(chain, None, |slot, overlap, _| found.push((slot, overlap)));
         found.sort_unstable_by_key(|(slot, _)| *slot);
         found
     }
 
-    /// What [`find`](Self::find) finds, in any order and without a list; at `now`, when what has
+    /// What [`find`](Self::find) finds, in any order and without a list, with how much of it is told
+    /// to be on the device; at `now`, when what has
     /// expired is forgotten.
     pub(crate) fn find_each(
         &self,
         chain: &[BlockIdentity],
         now: Option<Time>,
-        each: impl FnMut(Slot, Overlap),
+        each: impl FnMut(Slot, Overlap, usize),
     ) {
         let mut state = self.state.lock();
         let State {

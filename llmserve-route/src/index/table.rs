@@ -61,6 +61,10 @@ pub(super) struct Table {
     pub(super) max_blocks: usize,
     pub(super) max_assumed: usize,
     blocks: usize,
+    /// Entries of all seats by tier: device, host, disk.
+    told: [usize; 3],
+    /// Seats that may be assumed to have something.
+    assuming: ReplicaSet,
     dropped: u64,
     expired: u64,
     next_expiry: Time,
@@ -81,19 +85,16 @@ impl Seat {
     fn is_blank(&self) -> bool {
         self.told == [0; 3] && self.assumed.is_empty()
     }
+}
 
-    /// Counts a change of what it holds of a block.
-    fn account(&mut self, before: Tiers, now: Tiers) {
-        for (count, tier) in self
-            .told
-            .iter_mut()
-            .zip([Tiers::DEVICE, Tiers::HOST, Tiers::DISK])
-        {
-            match (before.meets(tier), now.meets(tier)) {
-                (false, true) => *count += 1,
-                (true, false) => *count -= 1,
-                _ => {}
-            }
+/// Counts a change of what a seat holds of a block.
+fn count(told: &mut [usize; 3], seat: &mut Seat, before: Tiers, now: Tiers) {
+    let tiers = [Tiers::DEVICE, Tiers::HOST, Tiers::DISK];
+    for ((all, own), tier) in told.iter_mut().zip(&mut seat.told).zip(tiers) {
+        match (before.meets(tier), now.meets(tier)) {
+            (false, true) => (*all, *own) = (*all + 1, *own + 1),
+            (true, false) => (*all, *own) = (*all - 1, *own - 1),
+            _ => {}
         }
     }
 }
@@ -113,6 +114,8 @@ impl Table {
             max_blocks,
             max_assumed,
             blocks: 0,
+            told: [0; 3],
+            assuming: ReplicaSet::new(),
             dropped: 0,
             expired: 0,
             next_expiry: Time::ZERO,
@@ -181,6 +184,7 @@ impl Table {
             self.free.push(seat);
         } else {
             was.assumed = Assumed::default();
+            self.assuming.remove(seat);
             self.left.push(seat);
         }
     }
@@ -198,17 +202,15 @@ impl Table {
             shards,
             leaving,
             seats,
+            told,
             ..
         } = self;
         let shard = &mut shards[self.swept];
         let before = shard.len();
-        let mut gone = Vec::new();
         shard.retain(|_, holders| {
-            gone.clear();
-            gone.extend(holders.iter().filter(|(seat, _)| leaving.contains(*seat)));
-            for (seat, tiers) in &gone {
-                holders.take(*seat, *tiers);
-                seats[*seat].account(*tiers, Tiers::NONE);
+            for (seat, tiers) in holders.among(leaving) {
+                holders.take(seat, tiers);
+                count(told, &mut seats[seat], tiers, Tiers::NONE);
             }
             !holders.is_empty()
         });
@@ -264,7 +266,12 @@ impl Table {
             self.dropped += 1;
             return false;
         };
-        self.seats[seat].account(before, before.or(tiers));
+        count(
+            &mut self.told,
+            &mut self.seats[seat],
+            before,
+            before.or(tiers),
+        );
         true
     }
 
@@ -274,7 +281,7 @@ impl Table {
             return;
         };
         let (before, now) = entry.get_mut().take(seat, tiers);
-        self.seats[seat].account(before, now);
+        count(&mut self.told, &mut self.seats[seat], before, now);
         if entry.get().is_empty() {
             entry.remove();
             self.blocks -= 1;
@@ -340,7 +347,7 @@ impl Table {
             let blocks = shard.len();
             shard.retain(|_, holders| {
                 let (before, now) = holders.take(seat, tiers);
-                self.seats[seat].account(before, now);
+                count(&mut self.told, &mut self.seats[seat], before, now);
                 !holders.is_empty()
             });
             self.blocks -= blocks - shard.len();
@@ -353,34 +360,42 @@ impl Table {
 
     // ---- assumptions ------------------------------------------------------------------------
 
-    /// Assumes every `every`th block of `chain`, and its last, to be with the one in `slot`.
-    pub(super) fn assume(&mut self, slot: Slot, chain: &[BlockIdentity], every: usize, now: Time) {
-        let Some(seat) = self.seat_of(slot) else {
+    /// Assumes every `every`th block of `chain` from block `from` on, and its last, to be with the
+    /// one in `slot`.
+    pub(super) fn assume(
+        &mut self,
+        slot: Slot,
+        chain: &[BlockIdentity],
+        from: usize,
+        every: usize,
+        now: Time,
+    ) {
+        let Some(seat) = self.seat_of(slot).filter(|_| self.max_assumed > 0) else {
             return;
         };
+        let len = chain.len();
         // The first one last, so that it is the last to be forgotten.
-        let marks = (0..marks(chain.len(), every)).rev();
-        for mark in marks {
-            let identity = chain[mark_at(mark, chain.len(), every)];
+        let marks = (0..marks(len, every))
+            .rev()
+            .map(|mark| mark_at(mark, len, every));
+        for at in marks.take_while(|at| *at >= from) {
+            let identity = chain[at];
+            if self.seats[seat].assumed.renew(identity, now) {
+                continue;
+            }
             let has = self.holders(identity).map(|holders| holders.get(seat));
             if has.is_some_and(|tiers| tiers.meets(Tiers::DEVICE)) {
                 continue;
             }
-            let assumed = &mut self.seats[seat].assumed;
-            if !assumed.touch(identity, now) {
-                continue;
-            }
-            if assumed.len() > self.max_assumed
-                && let Some((oldest, _)) = assumed.oldest()
+            if self.seats[seat].assumed.len() >= self.max_assumed
+                && let Some((oldest, _)) = self.seats[seat].assumed.oldest()
             {
-                assumed.remove(oldest);
-                if oldest == identity {
-                    continue;
-                }
+                self.seats[seat].assumed.remove(oldest);
                 self.take(seat, oldest, Tiers::ASSUMED);
             }
-            if !self.add(seat, identity, Tiers::ASSUMED) {
-                self.seats[seat].assumed.remove(identity);
+            if self.add(seat, identity, Tiers::ASSUMED) {
+                self.seats[seat].assumed.push(identity, now);
+                self.assuming.insert(seat);
             }
         }
     }
@@ -392,6 +407,9 @@ impl Table {
         }
         let mut next = Time::MAX;
         for seat in 0..self.seats.len() {
+            if self.seats[seat].assumed.is_empty() {
+                self.assuming.remove(seat);
+            }
             while let Some((identity, touched)) = self.seats[seat].assumed.oldest() {
                 let expiry = touched.saturating_add(after);
                 if expiry > now {
@@ -408,16 +426,14 @@ impl Table {
         self.next_expiry = next.min(now.saturating_add(after)).max(soon);
     }
 
-    /// Whether anybody is said to have something in these tiers, or assumed to.
-    pub(super) fn any(&self) -> (bool, bool, bool, bool) {
-        let mut any = (false, false, false, false);
-        for seat in &self.seats {
-            any.0 |= seat.told[0] > 0;
-            any.1 |= seat.told[1] > 0;
-            any.2 |= seat.told[2] > 0;
-            any.3 |= !seat.assumed.is_empty();
-        }
-        any
+    /// Whether anybody is said to have something on the device, in host memory, on disk.
+    pub(super) fn told(&self) -> [bool; 3] {
+        self.told.map(|entries| entries > 0)
+    }
+
+    /// Seats that may be assumed to have something.
+    pub(super) fn assuming(&self) -> &ReplicaSet {
+        &self.assuming
     }
 
     /// What is left of those that are gone, and not swept yet, counts among the blocks only.

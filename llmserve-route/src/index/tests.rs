@@ -233,7 +233,7 @@ fn assumptions_are_confirmed_refuted_forgotten_and_expire() {
     assert_eq!(depths(&index, &one), [(0, 1), (1, 4)]);
     // Time goes by; what is renewed stays.
     index.assume(slot(1), &two[..1], seconds(60));
-    index.find_each(&one, Some(seconds(70)), |_, _| ());
+    index.find_each(&one, Some(seconds(70)), |_, _, _| ());
     assert_eq!(depths(&index, &one), [(0, 1)]);
     assert_eq!(depths(&index, &two), [(1, 1)]);
     let stats = index.stats();

@@ -116,9 +116,11 @@ impl Strategy for BoundedHash {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let load = |slot| candidates.outstanding(slot);
         let Some(key) = ask.key() else {
-            return self.turns.least(candidates, |slot| load(slot) as f64);
+            return self
+                .turns
+                .least(candidates, |_, load| f64::from(load.outstanding));
         };
-        let (n, total) = (candidates.len(), candidates.iter().map(load).sum::<usize>());
+        let (n, total) = (candidates.len(), candidates.total_outstanding());
         let bound = (self.factor * (total + 1) as f64 / n as f64).ceil();
         let fits = |slot| (load(slot) + 1) as f64 <= bound;
 

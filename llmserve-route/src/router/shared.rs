@@ -247,11 +247,7 @@ impl Shared {
             if slot.index() >= state.loads.len() {
                 state.loads.resize(slot.index() + 1, Load::default());
             }
-            let capacity = replica.info.capacity.map(|most| u32::try_from(most).ok());
-            state.loads[slot.index()] = Load {
-                capacity: capacity.flatten().unwrap_or(u32::MAX),
-                ..Load::default()
-            };
+            state.loads[slot.index()] = Load::of(&replica.info);
             quietly(|| self.availability.joined(slot, &replica.info));
             quietly(|| self.strategy.joined(slot, &replica.info));
         }

@@ -56,12 +56,20 @@ impl Affinity {
 impl Strategy for Affinity {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let Some(key) = ask.key() else {
-            let load = |slot| candidates.outstanding(slot) as f64;
-            return self.turns.least(candidates, load);
+            return self
+                .turns
+                .least(candidates, |_, load| f64::from(load.outstanding));
         };
         let names = self.names.lock();
-        let name = |slot: &Slot| names.get(slot.index()).copied().unwrap_or_default();
-        candidates.iter().max_by_key(|slot| mix(key ^ name(slot)))
+        let (mut most, mut found) = (0, None);
+        candidates.each(|index, _| {
+            let name = names.get(index).copied().unwrap_or_default();
+            let score = mix(key ^ name);
+            if found.is_none() || score > most {
+                (most, found) = (score, Some(index));
+            }
+        });
+        found.map(|index| candidates.fleet().slot(index))
     }
 
     fn prepare(&self, request: &Request) -> Prepared {

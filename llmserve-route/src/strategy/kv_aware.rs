@@ -80,12 +80,24 @@ pub struct KvAware {
 struct State {
     /// By slot index.
     members: Vec<Member>,
-    /// Credits of the decision at hand, by slot index.
-    credits: Vec<f64>,
+    /// Credits of the decision at hand, and blocks told to be on the device, by slot index.
+    credits: Vec<(f64, usize)>,
     /// Costs of the decision at hand.
     costs: Vec<(Slot, f64)>,
-    /// Of the decision at hand: what its pick is to be charged with.
-    picked: (Option<Slot>, u32, u32),
+    /// Of the decision at hand.
+    picked: Option<Picked>,
+}
+
+/// What a pick is to be charged with.
+#[derive(Clone, Copy)]
+struct Picked {
+    slot: Slot,
+    /// Blocks to be computed.
+    uncached: u32,
+    /// Blocks of the prompt.
+    prompt: u32,
+    /// Blocks told to be there.
+    told: usize,
 }
 
 /// What a replica has to do, in blocks.
@@ -168,12 +180,12 @@ impl Strategy for KvAware {
         let highest = candidates.fleet().places();
         members.resize(members.len().max(highest), Member::default());
         credits.clear();
-        credits.resize(highest, 0.0);
+        credits.resize(highest, (0.0, 0));
         if !ask.blocks().is_empty() {
             self.index
-                .find_each(ask.blocks(), Some(ask.now), |slot, has| {
+                .find_each(ask.blocks(), Some(ask.now), |slot, has, told| {
                     if let Some(credit) = credits.get_mut(slot.index()) {
-                        *credit = has.credit(self.host, self.disk);
+                        *credit = (has.credit(self.host, self.disk), told);
                     }
                 });
         }
@@ -182,38 +194,41 @@ impl Strategy for KvAware {
             .prompt_tokens
             .div_ceil(self.identify.block_tokens() as u64);
         let prompt = prompt.max(ask.blocks().len() as u64) as f64;
-        let cost = |slot: Slot| {
+        let cost = |index: usize| {
             let Member {
                 prefilling,
                 decoding,
-            } = members[slot.index()];
-            let prefill = (prefilling as f64 + prompt - credits[slot.index()]).max(0.0);
+            } = members[index];
+            let prefill = (prefilling as f64 + prompt - credits[index].0).max(0.0);
             self.prefill_scale * prefill + decoding as f64
         };
         let slot = if self.temperature > 0.0 {
             costs.clear();
-            costs.extend(candidates.iter().map(|slot| (slot, cost(slot))));
+            costs.extend(candidates.iter().map(|slot| (slot, cost(slot.index()))));
             draw(costs, self.temperature, &self.rng)?
         } else {
             // Of equals each is drawn with the same chance, in one pass.
-            let mut least: Option<(Slot, f64, usize)> = None;
-            for slot in candidates.iter() {
-                let cost = cost(slot);
-                match &mut least {
-                    Some((found, lowest, equals)) if cost == *lowest => {
-                        *equals += 1;
-                        if self.rng.below(*equals) == 0 {
-                            *found = slot;
-                        }
+            let (mut least, mut lowest, mut equals) = (None, f64::INFINITY, 0);
+            candidates.each(|index, _| {
+                let cost = cost(index);
+                if cost < lowest {
+                    (least, lowest, equals) = (Some(index), cost, 1);
+                } else if cost == lowest {
+                    equals += 1;
+                    if self.rng.below(equals) == 0 {
+                        least = Some(index);
                     }
-                    Some((_, lowest, _)) if cost >= *lowest => {}
-                    _ => least = Some((slot, cost, 1)),
                 }
-            }
-            least?.0
+            });
+            candidates.fleet().slot(least?)
         };
-        let uncached = (prompt - credits[slot.index()]).max(0.0).round() as u32;
-        *picked = (Some(slot), uncached, prompt as u32);
+        let (credit, told) = credits[slot.index()];
+        *picked = Some(Picked {
+            slot,
+            uncached: (prompt - credit).max(0.0).round() as u32,
+            prompt: prompt as u32,
+            told,
+        });
         Some(slot)
     }
 
@@ -235,19 +250,18 @@ impl Strategy for KvAware {
     }
 
     fn dispatched(&self, ask: &Ask<'_>, slot: Slot) -> u64 {
-        let (uncached, prompt) = {
+        let picked = {
             let mut state = self.state.lock();
-            let (uncached, prompt) = match std::mem::take(&mut state.picked) {
-                (Some(picked), uncached, prompt) if picked == slot => (uncached, prompt),
-                _ => (0, 0),
-            };
+            let picked = state.picked.take().filter(|picked| picked.slot == slot);
+            let Some(picked) = picked else { return 0 };
             let member = state.member(slot);
-            member.prefilling += u64::from(uncached);
-            member.decoding += u64::from(prompt);
-            (uncached, prompt)
+            member.prefilling += u64::from(picked.uncached);
+            member.decoding += u64::from(picked.prompt);
+            picked
         };
-        self.index.assume(slot, ask.blocks(), ask.now);
-        u64::from(uncached) << 32 | u64::from(prompt)
+        self.index
+            .assume_from(slot, ask.blocks(), picked.told, ask.now);
+        u64::from(picked.uncached) << 32 | u64::from(picked.prompt)
     }
 
     fn answering(&self, slot: Slot, answering: &Answering) {

@@ -113,23 +113,26 @@ impl Strategy for LatencyAware {
         let mut averages = self.averages.lock();
         let at = averages.model(ask.model);
         let of = &averages.of[at];
-        let fresh = |slot: Slot| {
-            let average = of.get(slot.index()).copied().flatten()?;
-            let fresh = ask.now.saturating_sub(average.renewed) <= self.stale;
-            fresh.then_some(average.seconds)
+        let since = ask.now.saturating_sub(self.stale);
+        let fresh = |index: usize| {
+            let average = of.get(index)?.as_ref()?;
+            (average.renewed >= since).then_some(average.seconds)
         };
-        let (sum, known) = candidates
-            .iter()
-            .filter_map(fresh)
-            .fold((0.0, 0.0), |(sum, known), seconds| {
-                (sum + seconds, known + 1.0)
-            });
+        let (mut sum, mut known) = (0.0, 0.0);
+        candidates.each(|index, _| {
+            if let Some(seconds) = fresh(index) {
+                sum += seconds;
+                known += 1.0;
+            }
+        });
         let presumed = if known > 0.0 { sum / known } else { 1.0 };
-        self.turns.least(candidates, |slot| {
-            let capacity = candidates.info(slot).and_then(|info| info.capacity);
-            let capacity = capacity.map_or(DEFAULT_CAPACITY, |most| most as f64);
-            let queue = candidates.outstanding(slot) as f64 / capacity;
-            fresh(slot).unwrap_or(presumed) * (1.0 + queue)
+        self.turns.least(candidates, |index, load| {
+            let capacity = match load.capacity {
+                u32::MAX => DEFAULT_CAPACITY,
+                capacity => f64::from(capacity),
+            };
+            let queue = f64::from(load.outstanding) / capacity;
+            fresh(index).unwrap_or(presumed) * (1.0 + queue)
         })
     }
 

@@ -44,8 +44,8 @@ impl LeastLoaded {
 
 impl Strategy for LeastLoaded {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let load = |slot| candidates.outstanding(slot) as f64;
-        self.turns.least(candidates, load)
+        self.turns
+            .least(candidates, |_, load| f64::from(load.outstanding))
     }
 
     fn left(&self, slot: Slot) {

@@ -24,8 +24,7 @@ impl LeastTokens {
 
 impl Strategy for LeastTokens {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let load = |slot| candidates.outstanding_tokens(slot) as f64;
-        self.turns.least(candidates, load)
+        self.turns.least(candidates, |_, load| load.tokens as f64)
     }
 
     fn left(&self, slot: Slot) {

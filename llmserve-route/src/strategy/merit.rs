@@ -1,5 +1,7 @@
 //! By what replicas cost and how good they are.
 
+use parking_lot::Mutex;
+
 use super::{Strategy, turns::Turns};
 use crate::ask::Ask;
 use crate::candidates::Candidates;
@@ -13,7 +15,7 @@ use crate::replica::ReplicaInfo;
 /// [`capacity`](ReplicaInfo::capacity) before anybody else gets something, so give them one.
 #[derive(Debug, Default)]
 pub struct Cheapest {
-    turns: Turns,
+    merits: Merits,
 }
 
 impl Cheapest {
@@ -30,7 +32,7 @@ impl Cheapest {
 /// [`capacity`](ReplicaInfo::capacity).
 #[derive(Debug, Default)]
 pub struct BestQuality {
-    turns: Turns,
+    merits: Merits,
 }
 
 impl BestQuality {
@@ -40,43 +42,65 @@ impl BestQuality {
     }
 }
 
-/// Of those with the least `merit`, the least loaded.
-fn least(
-    turns: &Turns,
-    candidates: &Candidates<'_>,
-    merit: impl Fn(&ReplicaInfo) -> f64,
-) -> Option<Slot> {
-    let merit = |slot| candidates.info(slot).map_or(f64::INFINITY, &merit);
-    let least = candidates.iter().map(merit).min_by(f64::total_cmp)?;
-    turns.least(candidates, |slot| {
-        if merit(slot) == least {
-            candidates.outstanding(slot) as f64
-        } else {
-            f64::INFINITY
+/// Numbers of which the least is the best.
+#[derive(Debug, Default)]
+struct Merits {
+    /// By slot index.
+    of: Mutex<Vec<f64>>,
+    turns: Turns,
+}
+
+impl Merits {
+    /// The least loaded of those with the least.
+    fn least(&self, candidates: &Candidates<'_>) -> Option<Slot> {
+        let of = self.of.lock();
+        let merit = |index: usize| of.get(index).copied().unwrap_or(f64::INFINITY);
+        let mut least = f64::INFINITY;
+        candidates.each(|index, _| least = least.min(merit(index)));
+        self.turns.least(candidates, |index, load| {
+            if merit(index) == least {
+                f64::from(load.outstanding)
+            } else {
+                f64::INFINITY
+            }
+        })
+    }
+
+    fn joined(&self, slot: Slot, merit: Option<f64>) {
+        let mut of = self.of.lock();
+        if slot.index() >= of.len() {
+            of.resize(slot.index() + 1, f64::INFINITY);
         }
-    })
+        of[slot.index()] = merit.unwrap_or(f64::INFINITY);
+    }
 }
 
 impl Strategy for Cheapest {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        least(&self.turns, candidates, |info| {
-            info.cost.unwrap_or(f64::INFINITY)
-        })
+        self.merits.least(candidates)
+    }
+
+    fn joined(&self, slot: Slot, info: &ReplicaInfo) {
+        self.merits.joined(slot, info.cost);
     }
 
     fn left(&self, slot: Slot) {
-        self.turns.forget(slot);
+        self.merits.turns.forget(slot);
     }
 }
 
 impl Strategy for BestQuality {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let merit = |info: &ReplicaInfo| info.quality.map_or(f64::INFINITY, |q| -f64::from(q));
-        least(&self.turns, candidates, merit)
+        self.merits.least(candidates)
+    }
+
+    fn joined(&self, slot: Slot, info: &ReplicaInfo) {
+        self.merits
+            .joined(slot, info.quality.map(|quality| -f64::from(quality)));
     }
 
     fn left(&self, slot: Slot) {
-        self.turns.forget(slot);
+        self.merits.turns.forget(slot);
     }
 }
 
@@ -96,12 +120,19 @@ mod tests {
             |r| r.cost(0.5).quality(0.8),
         ];
         let bench = Bench::with(change).outstanding(&[0, 0, 9, 3]);
-        assert_eq!(bench.pick(&Cheapest::new()), Some(3));
-        assert_eq!(bench.pick(&BestQuality::new()), Some(2));
+        let of_all = |strategy: &dyn Strategy| {
+            for (slot, replica) in bench.fleet.members() {
+                strategy.joined(slot, replica.info());
+            }
+            bench.pick(strategy)
+        };
+        let (cheapest, best) = (Cheapest::new(), BestQuality::new());
+        assert_eq!(of_all(&cheapest), Some(3));
+        assert_eq!(of_all(&best), Some(2));
         let of = |strategy: &dyn Strategy, set: [usize; 2]| {
             bench.pick_of(strategy, &Request::text(""), &set.into_iter().collect())
         };
-        assert_eq!(of(&Cheapest::new(), [0, 1]), Some(1));
-        assert_eq!(of(&BestQuality::new(), [0, 1]), Some(1));
+        assert_eq!(of(&cheapest, [0, 1]), Some(1));
+        assert_eq!(of(&best, [0, 1]), Some(1));
     }
 }

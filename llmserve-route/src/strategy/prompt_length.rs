@@ -74,11 +74,11 @@ impl Strategy for PromptLength {
         } else {
             candidates.within(&set)
         };
-        self.turns.least(&preferred, |slot| {
+        self.turns.least(&preferred, |_, load| {
             if long {
-                candidates.outstanding_tokens(slot) as f64
+                load.tokens as f64
             } else {
-                candidates.outstanding(slot) as f64
+                f64::from(load.outstanding)
             }
         })
     }

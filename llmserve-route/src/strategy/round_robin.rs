@@ -43,7 +43,7 @@ impl RoundRobin {
 
 impl Strategy for RoundRobin {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        self.turns.give(candidates.iter())
+        self.turns.least(candidates, |_, _| 0.0)
     }
 
     fn left(&self, slot: Slot) {

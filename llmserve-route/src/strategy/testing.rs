@@ -39,7 +39,10 @@ impl Bench {
         let replicas: Vec<_> = replicas
             .map(|(index, change)| change(Replica::new(format!("r{index}"), Nobody)))
             .collect();
-        let loads = vec![Load::default(); replicas.len()];
+        let loads = replicas
+            .iter()
+            .map(|replica| Load::of(&replica.info))
+            .collect();
         let (fleet, _) = Fleet::default().with_all(replicas);
         Self { fleet, loads }
     }

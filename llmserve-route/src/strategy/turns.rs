@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
+use crate::load::Load;
 
 /// When each replica last had its turn.
 #[derive(Debug, Default)]
@@ -43,26 +44,32 @@ impl Turns {
         Some(next)
     }
 
-    /// The candidate that `cost` finds least; among equals as in [`give`](Self::give). A cost that
-    /// is no number is the highest.
+    /// The candidate that `cost` finds least, of its slot's index and its load; among equals as in
+    /// [`give`](Self::give). A cost that is no number is the highest.
     pub(crate) fn least(
         &self,
         candidates: &Candidates<'_>,
-        mut cost: impl FnMut(Slot) -> f64,
+        mut cost: impl FnMut(usize, &Load) -> f64,
     ) -> Option<Slot> {
         let mut state = self.0.lock();
-        let mut least: Option<(Slot, f64, u64)> = None;
-        for slot in candidates.iter() {
-            let cost = cost(slot);
-            let cost = if cost.is_nan() { f64::INFINITY } else { cost };
-            let turn = state.last.get(slot.index()).copied().unwrap_or(0);
-            if least
-                .is_none_or(|(_, lowest, first)| cost < lowest || (cost == lowest && turn < first))
-            {
-                least = Some((slot, cost, turn));
-            }
+        let places = candidates.fleet().places();
+        if state.last.len() < places {
+            state.last.resize(places, 0);
         }
-        let (slot, ..) = least?;
+        let last = &state.last[..];
+        let (mut least, mut lowest, mut first) = (usize::MAX, f64::INFINITY, u64::MAX);
+        candidates.each(|index, load| {
+            let cost = cost(index, load);
+            let cost = if cost.is_nan() { f64::INFINITY } else { cost };
+            let turn = last[index];
+            if cost < lowest || (cost == lowest && turn < first) {
+                (least, lowest, first) = (index, cost, turn);
+            }
+        });
+        if least == usize::MAX {
+            return None;
+        }
+        let slot = candidates.fleet().slot(least);
         state.took(slot);
         Some(slot)
     }

@@ -6,6 +6,7 @@ use super::Strategy;
 use crate::ask::Ask;
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
+use crate::replica::ReplicaInfo;
 
 /// Everyone in turn, as often as its [`weight`](crate::ReplicaInfo::weight) says, spread evenly: of
 /// weights 3 and 1 every fourth request goes to the second, and never do three go to it in a row.
@@ -36,8 +37,15 @@ use crate::fleet::Slot;
 /// ```
 #[derive(Debug, Default)]
 pub struct Weighted {
-    /// By slot index: what each has gained and not paid.
-    gained: Mutex<Vec<i64>>,
+    /// By slot index.
+    shares: Mutex<Vec<Share>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    weight: i64,
+    /// What it has gained and not paid.
+    gained: i64,
 }
 
 impl Weighted {
@@ -49,42 +57,37 @@ impl Weighted {
 
 impl Strategy for Weighted {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let weight = |slot| {
-            candidates
-                .info(slot)
-                .map_or(0, |info| i64::from(info.weight))
-        };
-        let total: i64 = candidates.iter().map(weight).sum();
-        let mut gained = self.gained.lock();
-        let mut most: Option<(Slot, i64)> = None;
-        for slot in candidates.iter() {
-            if slot.index() >= gained.len() {
-                gained.resize(slot.index() + 1, 0);
+        let mut shares = self.shares.lock();
+        let mut total = 0;
+        candidates.each(|index, _| total += shares.get(index).map_or(0, |share| share.weight));
+        let even = total == 0;
+        let mut most: Option<(i64, usize)> = None;
+        candidates.each(|index, _| {
+            let Some(share) = shares.get_mut(index) else {
+                return;
+            };
+            let weight = if even { 1 } else { share.weight };
+            if weight > 0 {
+                share.gained += weight;
+                if most.is_none_or(|(most, _)| share.gained > most) {
+                    most = Some((share.gained, index));
+                }
             }
-            let share = if total == 0 { 1 } else { weight(slot) };
-            if share == 0 {
-                continue;
-            }
-            let gained = &mut gained[slot.index()];
-            *gained += share;
-            if most.is_none_or(|(_, most)| *gained > most) {
-                most = Some((slot, *gained));
-            }
-        }
-        let (slot, _) = most?;
-        let total = if total == 0 {
-            candidates.len() as i64
-        } else {
-            total
-        };
-        gained[slot.index()] -= total;
-        Some(slot)
+        });
+        let (_, index) = most?;
+        shares[index].gained -= if even { candidates.len() as i64 } else { total };
+        Some(candidates.fleet().slot(index))
     }
 
-    fn left(&self, slot: Slot) {
-        if let Some(gained) = self.gained.lock().get_mut(slot.index()) {
-            *gained = 0;
+    fn joined(&self, slot: Slot, info: &ReplicaInfo) {
+        let mut shares = self.shares.lock();
+        if slot.index() >= shares.len() {
+            shares.resize(slot.index() + 1, Share::default());
         }
+        shares[slot.index()] = Share {
+            weight: i64::from(info.weight),
+            gained: 0,
+        };
     }
 }
 
@@ -105,6 +108,7 @@ mod tests {
     #[test]
     fn shares_are_exact_and_spread() {
         let (strategy, bench) = (Weighted::new(), weighing(&[5, 1, 1]));
+        let bench = bench.join(&strategy);
         let picks: Vec<_> = (0..7).filter_map(|_| bench.pick(&strategy)).collect();
         // nginx's own example.
         assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
@@ -113,6 +117,7 @@ mod tests {
     #[test]
     fn weight_nought_is_a_last_resort() {
         let (strategy, bench) = (Weighted::new(), weighing(&[0, 2, 0]));
+        let bench = bench.join(&strategy);
         assert!((0..9).all(|_| bench.pick(&strategy) == Some(1)));
         let noughts = [0, 2].into_iter().collect();
         let ask = Request::text("");
