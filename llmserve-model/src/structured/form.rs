@@ -80,11 +80,8 @@ fn choice(texts: &[String]) -> Result<TopLevelGrammar, GrammarError> {
             regex.push('|');
         }
         for letter in text.chars() {
-            if !letter.is_alphanumeric()
-                && letter.is_ascii()
-                && !letter.is_control()
-                && letter != ' '
-            {
+            // `\<` and `\>` are not those letters, but ends of words.
+            if letter.is_ascii_punctuation() && !matches!(letter, '<' | '>') {
                 regex.push('\\');
             }
             regex.push(letter);
