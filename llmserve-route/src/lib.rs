@@ -29,8 +29,14 @@
 //!   panics or is dropped.
 //! * Failover happens in the stream, never in `generate()`: a replica that fails before its first
 //!   event with an error of its own (overloaded, shut down, model failure, panic) is replaced by
-//!   another, each at most once. A request that is itself wrong fails at once, and after the first
-//!   event an error is passed on as it is: a half-told answer is never silently begun anew.
+//!   another, each at most once. A request that is itself wrong fails at once. After the first
+//!   event an answer goes on at a replica with the same weights, with the tokens there are, where
+//!   that gives the same answer; else its error is passed on, and a half-told answer is never
+//!   silently begun anew.
+//! * [`health`] says who may be asked (breakers, health checks), [`reliability`] what happens when
+//!   an answer does not come (timeouts, pauses, a retry budget, hedges).
+//! * [`limits`] and [`admission`] are layers before a service: how much each caller may ask for, and
+//!   how many requests run at once.
 //!
 //! ```
 //! use llmserve_core::{Error, Event, EventStream, Finished, FinishReason, Generate, Request};
