@@ -129,20 +129,9 @@ impl Sampler {
         forbidden: &[TokenId],
         scratch: &mut SamplerScratch,
     ) -> Result<TokenId, Error> {
-        let SamplerScratch {
-            logits: copy,
-            survey: changed,
-            candidates,
-            ..
-        } = scratch;
-        let (row, survey, best) = self.changed(
-            context, processors, logits, survey, forbidden, copy, changed,
-        )?;
-        let Some(filter) = &self.filter else {
-            return Ok(best.id);
-        };
-        let noise = Noise::new(self.seed, self.choice, context.tokens.len());
-        Ok(filter.pick(row, survey, best, noise, candidates))
+        self.draw(
+            context, processors, logits, survey, forbidden, scratch, None,
+        )
     }
 
     /// As [`pick_surveyed`](Self::pick_surveyed), and puts into `out`, over what was there, what
@@ -162,22 +151,48 @@ impl Sampler {
         scratch: &mut SamplerScratch,
         out: &mut Distribution,
     ) -> Result<TokenId, Error> {
+        out.clear();
+        self.draw(
+            context,
+            processors,
+            logits,
+            survey,
+            forbidden,
+            scratch,
+            Some(out),
+        )
+    }
+
+    /// A pick, and what it was drawn from where that is wanted.
+    #[allow(clippy::too_many_arguments)]
+    fn draw(
+        &mut self,
+        context: &LogitsContext<'_>,
+        processors: &[Arc<dyn LogitsProcessor>],
+        logits: &[f32],
+        survey: &Survey,
+        forbidden: &[TokenId],
+        scratch: &mut SamplerScratch,
+        out: Option<&mut Distribution>,
+    ) -> Result<TokenId, Error> {
         let SamplerScratch {
             logits: copy,
             survey: changed,
             candidates,
             ..
         } = scratch;
-        out.clear();
         let (row, survey, best) = self.changed(
             context, processors, logits, survey, forbidden, copy, changed,
         )?;
         let Some(filter) = &self.filter else {
-            out.push((best.id, 1.0));
+            out.into_iter().for_each(|out| out.push((best.id, 1.0)));
             return Ok(best.id);
         };
         let noise = Noise::new(self.seed, self.choice, context.tokens.len());
-        Ok(filter.distribution(row, survey, best, noise, candidates, out))
+        Ok(match out {
+            None => filter.pick(row, survey, best, noise, candidates),
+            Some(out) => filter.distribution(row, survey, best, noise, candidates, out),
+        })
     }
 
     /// The row as the request changes it, its survey and its best token.
