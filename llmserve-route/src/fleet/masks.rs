@@ -19,6 +19,8 @@ pub(crate) struct Masks {
     /// Requests at these slots for these names are sent on as requests for these models.
     aliases: HashMap<String, Vec<(usize, Arc<str>)>>,
     regions: HashMap<String, ReplicaSet>,
+    /// Those that heed regions by themselves.
+    heed_regions: ReplicaSet,
     capabilities: HashMap<String, ReplicaSet>,
     tiers: HashMap<String, ReplicaSet>,
     /// Those whose context holds more tokens than asked for; the unlimited at `usize::MAX`.
@@ -52,6 +54,9 @@ impl Masks {
             }
             for capability in &info.capabilities {
                 put(&mut masks.capabilities, capability, index);
+            }
+            if info.heeds_regions {
+                masks.heed_regions.insert(index);
             }
             if let Some(region) = &info.region {
                 put(&mut masks.regions, region, index);
@@ -90,9 +95,9 @@ impl Masks {
         Some(model.clone())
     }
 
-    /// Those in one of `regions`.
+    /// Those in one of `regions`, and those that see to it themselves.
     pub(crate) fn in_regions(&self, regions: &[String]) -> ReplicaSet {
-        let mut set = ReplicaSet::new();
+        let mut set = self.heed_regions.clone();
         for region in regions {
             if let Some(there) = self.regions.get(region) {
                 set.unite(there);

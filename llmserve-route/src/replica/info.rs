@@ -34,6 +34,10 @@ pub struct ReplicaInfo {
     /// Where it runs, and so who may see what it is sent. None: in no region, so that a request
     /// that names regions never goes there.
     pub region: Option<String>,
+    /// Whether it heeds a request's [regions](llmserve_core::Routing::regions) by itself, as a
+    /// router over replicas of several does: then requests that name regions go there whatever its
+    /// own, and it decides. No unless said otherwise.
+    pub heeds_regions: bool,
     /// What it can do beyond text: those a request
     /// [needs](llmserve_core::Routing::needs) must all be here.
     pub capabilities: BTreeSet<String>,
@@ -64,6 +68,7 @@ impl ReplicaInfo {
             weight: 1,
             capacity: None,
             region: None,
+            heeds_regions: false,
             capabilities: BTreeSet::new(),
             context: None,
             cost: None,

@@ -113,6 +113,13 @@ impl Replica {
         self
     }
 
+    /// See [`ReplicaInfo::heeds_regions`]. Only for services that refuse what may not come to
+    /// them.
+    pub fn heeds_regions(mut self) -> Self {
+        self.info.heeds_regions = true;
+        self
+    }
+
     /// Adds to [`ReplicaInfo::capabilities`].
     pub fn capability(mut self, capability: impl Into<String>) -> Self {
         self.info.capabilities.insert(capability.into());

@@ -4,21 +4,25 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::KeyBy;
-use super::{Strategy, turns::Turns};
+use super::{LeastLoaded, Strategy};
 use crate::ask::{Ask, Prepared};
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
+use crate::outcome::{Answering, Outcome};
 use crate::random::mix;
 use crate::replica::ReplicaInfo;
 use llmserve_core::Request;
 
 /// The same candidate for the same session, or for the same tenant where a request names no
-/// session: rendezvous hashing (Thaler and Ravishankar, 1998).
+/// session: rendezvous hashing (Thaler and Ravishankar, 1998), with
+/// [weights](crate::ReplicaInfo::weight) as Schindelhauer and Schomaker (2005) have them.
 ///
-/// When a replica goes, only what it had moves, to all others alike; when one comes, only what it
-/// takes moves. Blind to load: one busy session is one busy replica. Where that is too much,
+/// Each gets keys in proportion to its weight; one of weight 0 gets any only where all have 0. When
+/// a replica goes, only what it had moves, to the others by their weights; when one comes, only what
+/// it takes moves; and where one comes back with a higher weight, keys move only to it. Blind to
+/// load: one busy session is one busy replica. Where that is too much,
 /// [`BoundedHash`](crate::BoundedHash) is the same with a bound. Requests with neither session nor
-/// tenant go to the least loaded.
+/// tenant go to the least loaded, or where [`otherwise`](Self::otherwise) says.
 ///
 /// ```
 /// # use llmserve_core::{Error, EventStream, Generate, Request, Routing};
@@ -39,56 +43,118 @@ use llmserve_core::Request;
 /// assert!(router.stats().replicas.iter().any(|replica| replica.dispatched == 9));
 /// # Ok::<(), llmserve_route::BuildError>(())
 /// ```
-#[derive(Debug, Default)]
 pub struct Affinity {
-    /// By slot index, a hash of the member's name.
-    names: Mutex<Vec<u64>>,
-    turns: Turns,
+    /// By slot index.
+    members: Mutex<Vec<Member>>,
+    otherwise: Box<dyn Strategy>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    /// A hash of its name.
+    name: u64,
+    weight: u32,
 }
 
 impl Affinity {
     /// By session or tenant.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            members: Mutex::default(),
+            otherwise: Box::new(LeastLoaded::new()),
+        }
     }
+
+    /// Who picks for requests with neither session nor tenant. Default: [`LeastLoaded`].
+    pub fn otherwise(mut self, strategy: impl Strategy + 'static) -> Self {
+        self.otherwise = Box::new(strategy);
+        self
+    }
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Affinity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Affinity")
+            .field("members", &*self.members.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far a member with this hash and weight is behind, the least being the first: an
+/// exponential variable whose rate is the weight, so that each is first with its weight's chance.
+fn behind(hash: u64, weight: u32) -> f64 {
+    let unit = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -unit.ln() / f64::from(weight)
 }
 
 impl Strategy for Affinity {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let Some(key) = ask.key() else {
-            return self
-                .turns
-                .least(candidates, |_, load| f64::from(load.outstanding));
+            return self.otherwise.pick(ask, candidates);
         };
-        let names = self.names.lock();
-        let (mut most, mut found) = (0, None);
-        candidates.each(|index, _| {
-            let name = names.get(index).copied().unwrap_or_default();
-            let score = mix(key ^ name);
-            if found.is_none() || score > most {
-                (most, found) = (score, Some(index));
-            }
-        });
-        found.map(|index| candidates.fleet().slot(index))
+        let members = self.members.lock();
+        let member = |slot: &Slot| members.get(slot.index()).copied().unwrap_or_default();
+        let hash = |slot: &Slot| mix(key ^ member(slot).name);
+        let mut weights = candidates.iter().map(|slot| member(&slot).weight);
+        let first = weights.next()?;
+        if weights.all(|weight| weight == first) {
+            // The same order, without logarithms.
+            return candidates.iter().max_by_key(hash);
+        }
+        candidates.iter().min_by(|a, b| {
+            let behind = |slot| behind(hash(slot), member(slot).weight);
+            behind(a).total_cmp(&behind(b))
+        })
     }
 
     fn prepare(&self, request: &Request) -> Prepared {
-        Prepared {
+        let prepared = Prepared {
             key: KeyBy::Session.key(request),
             ..Prepared::default()
+        };
+        match prepared.key {
+            Some(_) => prepared,
+            // A key would be taken for a session's.
+            None => Prepared {
+                key: None,
+                ..self.otherwise.prepare(request)
+            },
         }
     }
 
     fn joined(&self, slot: Slot, info: &ReplicaInfo) {
-        let mut names = self.names.lock();
-        if slot.index() >= names.len() {
-            names.resize(slot.index() + 1, 0);
+        let mut members = self.members.lock();
+        if slot.index() >= members.len() {
+            members.resize(slot.index() + 1, Member::default());
         }
-        names[slot.index()] = xxh3_64(info.name.as_bytes());
+        members[slot.index()] = Member {
+            name: xxh3_64(info.name.as_bytes()),
+            weight: info.weight,
+        };
+        drop(members);
+        self.otherwise.joined(slot, info);
     }
 
     fn left(&self, slot: Slot) {
-        self.turns.forget(slot);
+        self.otherwise.left(slot);
+    }
+
+    fn dispatched(&self, ask: &Ask<'_>, slot: Slot) -> u64 {
+        self.otherwise.dispatched(ask, slot)
+    }
+
+    fn answering(&self, slot: Slot, answering: &Answering) {
+        self.otherwise.answering(slot, answering);
+    }
+
+    fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {
+        self.otherwise.ended(slot, outcome);
     }
 }
 
@@ -126,5 +192,46 @@ mod tests {
         let strategy = Affinity::new();
         let bench = Bench::of(3).outstanding(&[1, 0, 1]).join(&strategy);
         assert_eq!(bench.pick(&strategy), Some(1));
+    }
+
+    /// Which of two gets each of 4,000 sessions.
+    fn split(weights: [u32; 2]) -> Vec<usize> {
+        let strategy = Affinity::new();
+        let change = weights.map(|weight| move |r: crate::Replica| r.weight(weight));
+        let bench = Bench::with(change).join(&strategy);
+        let sessions = (0..4_000).map(|session: u32| {
+            let routing = llmserve_core::Routing::default().session(session.to_string());
+            let request = Request::text("").routing(routing);
+            bench.pick_for(&strategy, &request).unwrap()
+        });
+        sessions.collect()
+    }
+
+    #[test]
+    fn a_canary_gets_its_share_and_keeps_it_as_it_grows() {
+        let (five, twenty) = (split([95, 5]), split([80, 20]));
+        let share = |of: &[usize]| of.iter().sum::<usize>();
+        assert!((150..250).contains(&share(&five)), "{}", share(&five));
+        assert!((700..900).contains(&share(&twenty)), "{}", share(&twenty));
+        // Whoever has it, keeps it.
+        assert!(
+            five.iter()
+                .zip(&twenty)
+                .all(|(before, after)| before <= after)
+        );
+        // Nobody has it, everybody has it, and nobody else is there.
+        assert_eq!(share(&split([1, 0])), 0);
+        assert_eq!(share(&split([0, 1])), 4_000);
+        assert!((1_850..2_150).contains(&share(&split([0, 0]))));
+        assert_eq!(split([95, 5]), five);
+    }
+
+    #[test]
+    fn without_a_key_another_strategy_may_decide() {
+        let strategy = Affinity::new().otherwise(crate::Weighted::new());
+        let change = [95, 5].map(|weight| move |r: crate::Replica| r.weight(weight));
+        let bench = Bench::with(change).join(&strategy);
+        let picks = (0..100).filter_map(|_| bench.pick(&strategy));
+        assert_eq!(picks.sum::<usize>(), 5);
     }
 }

@@ -144,6 +144,30 @@ fn limits_say_how_many_they_ruled_out() {
     );
 }
 
+#[test]
+fn who_heeds_regions_is_asked_and_decides() {
+    let inner = Router::builder()
+        .replica(telling("eu").region("eu"))
+        .replica(telling("somewhere"))
+        .build()
+        .unwrap();
+    let router = Router::builder()
+        .replica(Replica::new("inner", inner).heeds_regions())
+        .replica(telling("nowhere"))
+        .build()
+        .unwrap();
+    let ask = |region| {
+        let routing = Routing::default().region(region);
+        text(&router, Request::text("").routing(routing))
+    };
+    assert_eq!(ask("eu").unwrap(), "eu:any");
+    let refused = ask("us");
+    assert!(
+        matches!(refused, Err(Error::NoReplica { .. })),
+        "{refused:?}"
+    );
+}
+
 /// Lets nobody be asked before their times.
 struct Until(Vec<Time>);
 

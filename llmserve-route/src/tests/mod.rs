@@ -27,7 +27,7 @@ use crate::{Ask, Candidates, Router, Slot, Strategy};
 
 /// What a scripted stream does when it is polled.
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Emit(Event),
     Fail(Error),
     Panic,
@@ -39,7 +39,7 @@ enum Step {
 
 /// What a scripted replica does with a request.
 #[derive(Clone, Debug)]
-enum Script {
+pub(crate) enum Script {
     Stream(Vec<Step>),
     /// `generate()` itself panics.
     PanicAtOnce,
@@ -50,15 +50,15 @@ enum Script {
 type Author = dyn Fn(&Request) -> Script + Send + Sync;
 
 /// A replica that answers by script, and remembers.
-struct Scripted {
+pub(crate) struct Scripted {
     author: Box<Author>,
-    seen: Mutex<Vec<Request>>,
+    pub(crate) seen: Mutex<Vec<Request>>,
     /// Streams that live.
     live: Arc<AtomicUsize>,
 }
 
 impl Scripted {
-    fn new(author: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(author: impl Fn(&Request) -> Script + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             author: Box::new(author),
             seen: Mutex::default(),
@@ -66,15 +66,15 @@ impl Scripted {
         })
     }
 
-    fn always(steps: Vec<Step>) -> Arc<Self> {
+    pub(crate) fn always(steps: Vec<Step>) -> Arc<Self> {
         Self::new(move |_| Script::Stream(steps.clone()))
     }
 
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.seen.lock().len()
     }
 
-    fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.live.load(Ordering::SeqCst)
     }
 }
@@ -130,11 +130,11 @@ impl Drop for Playing {
     }
 }
 
-fn started() -> Step {
+pub(crate) fn started() -> Step {
     Step::Emit(Event::Started(Started::default()))
 }
 
-fn token(text: &str) -> Step {
+pub(crate) fn token(text: &str) -> Step {
     Step::Emit(Event::Token(TokenEvent {
         index: 0,
         id: 1,
@@ -143,7 +143,7 @@ fn token(text: &str) -> Step {
     }))
 }
 
-fn finished(index: usize) -> Step {
+pub(crate) fn finished(index: usize) -> Step {
     Step::Emit(Event::Finished(Finished {
         index,
         reason: FinishReason::Length,
@@ -158,15 +158,15 @@ fn finished(index: usize) -> Step {
 }
 
 /// A whole answer of one choice.
-fn says(text: &str) -> Vec<Step> {
+pub(crate) fn says(text: &str) -> Vec<Step> {
     vec![started(), Step::Yield, token(text), finished(0)]
 }
 
-fn fails(error: Error) -> Vec<Step> {
+pub(crate) fn fails(error: Error) -> Vec<Step> {
     vec![Step::Yield, Step::Fail(error)]
 }
 
-fn overloaded() -> Error {
+pub(crate) fn overloaded() -> Error {
     Error::Overloaded {
         waiting: 8,
         limit: 8,
@@ -176,7 +176,7 @@ fn overloaded() -> Error {
 }
 
 /// Always the first one.
-struct First;
+pub(crate) struct First;
 
 impl Strategy for First {
     fn pick(&self, _: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
@@ -186,7 +186,7 @@ impl Strategy for First {
 
 /// Asserts that nothing is counted as running.
 #[track_caller]
-fn assert_idle(router: &Router) {
+pub(crate) fn assert_idle(router: &Router) {
     for replica in router.stats().replicas {
         assert_eq!(
             (replica.outstanding, replica.outstanding_tokens),
