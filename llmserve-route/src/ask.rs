@@ -2,6 +2,8 @@
 
 use llmserve_core::{BlockIdentity, Request, Time};
 
+use crate::tiers::Complexity;
+
 /// A request, and what was found out about it before the decision.
 ///
 /// ```
@@ -62,6 +64,8 @@ pub struct Prepared {
     pub key: Option<u64>,
     /// The identities of the prompt's full KV blocks, in order. Empty: not known.
     pub blocks: Vec<BlockIdentity>,
+    /// How hard the request is. None: nobody has said.
+    pub complexity: Option<Complexity>,
 }
 
 impl Prepared {
@@ -71,6 +75,7 @@ impl Prepared {
         if self.blocks.is_empty() {
             self.blocks = other.blocks;
         }
+        self.complexity = self.complexity.or(other.complexity);
         self
     }
 }

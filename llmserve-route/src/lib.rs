@@ -119,6 +119,7 @@ mod router;
 mod set;
 mod stats;
 pub mod strategy;
+pub mod tiers;
 mod timer;
 
 #[cfg(test)]

@@ -195,6 +195,7 @@ impl Strategy for Pipeline {
         Prepared {
             key: self.key_by.and_then(|by| by.key(request)),
             blocks: blocks.unwrap_or_default(),
+            ..Prepared::default()
         }
     }
 

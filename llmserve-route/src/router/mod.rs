@@ -8,6 +8,7 @@ mod routed;
 mod shared;
 
 pub use assigned::Assigned;
+pub(crate) use attempt::Attempt;
 pub use builder::{BuildError, RouterBuilder};
 
 use std::sync::Arc;
