@@ -117,6 +117,7 @@ mod replica;
 mod ring;
 mod router;
 mod set;
+pub mod split;
 mod stats;
 pub mod strategy;
 pub mod tiers;
