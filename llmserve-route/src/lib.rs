@@ -99,6 +99,7 @@ mod availability;
 mod candidates;
 mod estimate;
 mod failover;
+pub mod federation;
 mod fleet;
 #[cfg(feature = "gateway")]
 pub mod gateway;
