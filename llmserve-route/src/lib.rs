@@ -38,6 +38,10 @@
 //! * [`limits`] and [`admission`] are layers before a service: how much each caller may ask for, and
 //!   how many requests run at once.
 //!
+//! More layers stand around routers and inside them: [`limits`] and [`admission`] before one;
+//! [`tiers`] of small and large models; regions in a [`federation`]; a canary or a shadow by
+//! [`split`]; and [`scale`] says how many replicas there should be.
+//!
 //! ```
 //! use llmserve_core::{Error, Event, EventStream, Finished, FinishReason, Generate, Request};
 //! use llmserve_core::{Started, Timings, TokenEvent, Usage};
@@ -117,6 +121,7 @@ pub mod remote;
 mod replica;
 mod ring;
 mod router;
+pub mod scale;
 mod set;
 pub mod split;
 mod stats;

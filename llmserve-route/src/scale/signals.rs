@@ -1,0 +1,99 @@
+//! What is measured.
+
+use std::time::Duration;
+
+use llmserve_core::Time;
+
+use crate::router::Router;
+
+/// The state of a service at one moment. What is not known is none, and has no say.
+///
+/// ```
+/// use std::time::Duration;
+/// use llmserve_route::scale::Signals;
+/// let signals = Signals::new(Duration::from_secs(60), 4)
+///     .utilization(0.9)
+///     .queue(12.0)
+///     .p95(Duration::from_millis(800));
+/// assert_eq!((signals.replicas, signals.queue), (4, Some(12.0)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Signals {
+    /// When.
+    pub at: Time,
+    /// Replicas that answer.
+    pub replicas: usize,
+    /// The part of what they can do that they do, on average: 1 is all of it.
+    pub utilization: Option<f64>,
+    /// Requests that wait, in all.
+    pub queue: Option<f64>,
+    /// The time to the first token that 95 of 100 requests keep.
+    pub p95: Option<Duration>,
+    /// Requests that come in a second.
+    pub demand: Option<f64>,
+}
+
+impl Signals {
+    /// `replicas` at `at`, with nothing else known.
+    pub fn new(at: Time, replicas: usize) -> Self {
+        Self {
+            at,
+            replicas,
+            utilization: None,
+            queue: None,
+            p95: None,
+            demand: None,
+        }
+    }
+
+    /// What a router tells: replicas that do not drain and, where all of them have a
+    /// [capacity](crate::ReplicaInfo::capacity), the part of it that is in use.
+    pub fn of(router: &Router, at: Time) -> Self {
+        let stats = router.stats();
+        let fleet = router.fleet();
+        let (mut replicas, mut outstanding, mut capacity) = (0, 0, Some(0));
+        for (slot, replica) in fleet.members() {
+            if fleet.is_draining(slot) {
+                continue;
+            }
+            replicas += 1;
+            let name = &replica.info().name;
+            let own = stats.replicas.iter().find(|stats| stats.name == *name);
+            outstanding += own.map_or(0, |stats| stats.outstanding);
+            capacity = capacity.zip(replica.info().capacity).map(|(a, b)| a + b);
+        }
+        let capacity = capacity.filter(|capacity: &usize| *capacity > 0);
+        Self {
+            utilization: capacity.map(|capacity| outstanding as f64 / capacity as f64),
+            ..Self::new(at, replicas)
+        }
+    }
+}
+
+/// Setters: each replaces the field of its name.
+impl Signals {
+    /// See [`Signals::utilization`].
+    pub fn utilization(mut self, utilization: f64) -> Self {
+        self.utilization = Some(utilization);
+        self
+    }
+
+    /// See [`Signals::queue`].
+    pub fn queue(mut self, requests: f64) -> Self {
+        self.queue = Some(requests);
+        self
+    }
+
+    /// See [`Signals::p95`].
+    pub fn p95(mut self, time: Duration) -> Self {
+        self.p95 = Some(time);
+        self
+    }
+
+    /// See [`Signals::demand`].
+    pub fn demand(mut self, per_second: f64) -> Self {
+        self.demand = Some(per_second);
+        self
+    }
+}
