@@ -1,13 +1,13 @@
 //! Which machines, for the least money.
 
+mod search;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::search::{Item, Search};
 use super::error::{ScaleConfigError, positive, wrong};
-
-/// Mixes looked at before the best so far is taken.
-const MOST_MIXES: usize = 1_000_000;
 
 /// A catalogue: the kinds of machines there are, as a host writes them down.
 ///
@@ -226,21 +226,6 @@ pub struct RuledOut {
     pub reason: String,
 }
 
-/// One kind in one way to have it.
-struct Item<'a> {
-    kind: &'a Kind,
-    spot: bool,
-    cost: f64,
-    tokens: f64,
-    most: usize,
-}
-
-impl Item<'_> {
-    fn per_token(&self) -> f64 {
-        self.cost / self.tokens
-    }
-}
-
 impl Hardware {
     /// A catalogue.
     ///
@@ -329,7 +314,7 @@ impl Hardware {
         let lasting = asked * (1.0 - wanted.spot_share);
         let mut search = Search::new(&items);
         search.look(0, asked, lasting, 0.0);
-        let Some(counts) = search.best else {
+        let Some(counts) = search.best() else {
             let all = items.iter().map(|item| item.tokens * item.most as f64);
             let reason = if ruled_out.len() == self.kinds.len() {
                 "no kind in the catalogue has the memory and the p95 that are wanted"
@@ -358,79 +343,7 @@ impl Hardware {
                 })
                 .collect(),
             ruled_out,
-            proven: search.mixes < MOST_MIXES,
+            proven: search.is_proven(),
         })
-    }
-}
-
-/// Branch and bound over how many there are of each, the cheapest a token first: a branch whose rest
-/// would cost too much, though it cost no more a token than the cheapest that is left, is given up.
-struct Search<'a> {
-    items: &'a [Item<'a>],
-    /// At each item, the least cost a token of those from there on that are not spot instances.
-    lasting: Vec<f64>,
-    counts: Vec<usize>,
-    cost: f64,
-    best: Option<Vec<usize>>,
-    mixes: usize,
-}
-
-impl<'a> Search<'a> {
-    fn new(items: &'a [Item<'a>]) -> Self {
-        let mut lasting = vec![f64::INFINITY; items.len()];
-        let mut least = f64::INFINITY;
-        for (at, item) in items.iter().enumerate().rev() {
-            if !item.spot {
-                // Those after it cost no less.
-                least = item.per_token();
-            }
-            lasting[at] = least;
-        }
-        Self {
-            items,
-            lasting,
-            counts: vec![0; items.len()],
-            cost: f64::INFINITY,
-            best: None,
-            mixes: 0,
-        }
-    }
-
-    /// `tokens` are missing, `lasting` of them not from spot instances, and `cost` is spent on
-    /// items before `at`.
-    fn look(&mut self, at: usize, tokens: f64, lasting: f64, cost: f64) {
-        const NOTHING: f64 = 1e-9;
-        if tokens <= NOTHING && lasting <= NOTHING {
-            if cost < self.cost - NOTHING {
-                self.cost = cost;
-                self.best = Some(self.counts.clone());
-            }
-            return;
-        }
-        let Some(item) = self.items.get(at) else {
-            return;
-        };
-        let rest = (tokens.max(0.0) * item.per_token()).max(if lasting > NOTHING {
-            lasting * self.lasting[at]
-        } else {
-            0.0
-        });
-        if cost + rest >= self.cost - NOTHING || self.mixes >= MOST_MIXES {
-            return;
-        }
-        self.mixes += 1;
-        let missing = if item.spot {
-            tokens
-        } else {
-            tokens.max(lasting)
-        };
-        let enough = ((missing - NOTHING) / item.tokens).ceil().max(0.0) as usize;
-        for count in (0..=enough.min(item.most)).rev() {
-            let (spent, made) = (count as f64 * item.cost, count as f64 * item.tokens);
-            self.counts[at] = count;
-            let lasting = if item.spot { lasting } else { lasting - made };
-            self.look(at + 1, tokens - made, lasting, cost + spent);
-        }
-        self.counts[at] = 0;
     }
 }
