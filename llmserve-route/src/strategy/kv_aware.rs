@@ -14,6 +14,10 @@ use crate::outcome::{Answering, Outcome};
 use crate::random::Rng;
 use crate::replica::ReplicaInfo;
 
+/// What a block of prefill that waits weighs, next to 1 for one that decodes: it is in the way of
+/// all first tokens, while a decoding one makes steps a little longer.
+const DEFAULT_PREFILL_SCALE: f64 = 4.0;
+
 /// What a block in host memory is worth, next to 1 for one the model can compute from.
 const DEFAULT_HOST: f64 = 0.75;
 
@@ -21,18 +25,24 @@ const DEFAULT_HOST: f64 = 0.75;
 const DEFAULT_DISK: f64 = 0.25;
 
 /// The candidate where a request costs least: prefill that is to be done and not cached, and what
-/// decodes there already.
+/// is to be done there already.
 ///
 /// ```text
-/// cost = scale × max(0, prefill waiting there + blocks of the prompt − credit) + blocks decoding there
+/// cost   = max(0, blocks of the prompt − credit) + load × prompt / max(prompt, mean load)
 /// credit = blocks on the device + 0.75 × those in host memory + 0.25 × those on disk
+/// load   = scale × prefill waiting there + blocks decoding there
 /// ```
 ///
-/// The rule of NVIDIA Dynamo's router. All is in KV blocks: prefill waits from a request's dispatch
-/// until its first event, and its blocks decode until its end. With
-/// [`temperature`](Self::temperature) 0 the least cost wins, ties being drawn; above, a replica is
-/// drawn with a chance that falls with its cost. Where nothing is cached, or nothing is known, that
-/// is balancing by load.
+/// All is in KV blocks: prefill waits from a request's dispatch until its first event, and its
+/// blocks decode until its end. With [`temperature`](Self::temperature) 0 the least cost wins, ties
+/// being drawn; above, a replica is drawn with a chance that falls with its cost. Where nothing is
+/// cached, or nothing is known, that is balancing by load.
+///
+/// While replicas have less to do than the request itself brings, load counts block for block, as
+/// in the rule of NVIDIA Dynamo's router. Under more it counts relative to the mean: a replica with
+/// as much above the mean as the mean itself is as bad as one that has nothing cached. Block for
+/// block, the fluctuation of a long queue would outweigh any prompt: conversations would leave
+/// their KV behind, be computed anew, and make all queues longer.
 ///
 /// Who has what comes from a [`PrefixIndex`], which engines feed with their events; what is sent
 /// somewhere is assumed there at once, so that requests with the same new prefix that come in
@@ -41,7 +51,7 @@ const DEFAULT_DISK: f64 = 0.25;
 ///
 /// | setting | default |
 /// | --- | --- |
-/// | [`prefill_scale`](Self::prefill_scale) | 1.0 |
+/// | [`prefill_scale`](Self::prefill_scale) | 4.0 |
 /// | [`tier_credit`](Self::tier_credit) of host and disk | 0.75 and 0.25 |
 /// | [`temperature`](Self::temperature) | 0 |
 ///
@@ -113,7 +123,7 @@ impl KvAware {
         Self {
             index,
             identify: Box::new(identify),
-            prefill_scale: 1.0,
+            prefill_scale: DEFAULT_PREFILL_SCALE,
             host: DEFAULT_HOST,
             disk: DEFAULT_DISK,
             temperature: 0.0,
@@ -127,8 +137,8 @@ impl KvAware {
         Self::new(PrefixIndex::new(), TextBlocks::default())
     }
 
-    /// What a block of prefill costs, next to 1 for a block that decodes. Higher looks more at the
-    /// time to the first token, lower at that between tokens.
+    /// What a block of prefill that waits weighs in a replica's load, next to 1 for a block that
+    /// decodes. Higher looks more at the time to the first token, lower at that between tokens.
     pub fn prefill_scale(mut self, scale: f64) -> Self {
         self.prefill_scale = scale;
         self
@@ -194,13 +204,18 @@ impl Strategy for KvAware {
             .prompt_tokens
             .div_ceil(self.identify.block_tokens() as u64);
         let prompt = prompt.max(ask.blocks().len() as u64) as f64;
+        let load = |index: usize| {
+            let member = members[index];
+            self.prefill_scale * member.prefilling as f64 + member.decoding as f64
+        };
+        let mut sum = 0.0;
+        candidates.each(|index, _| sum += load(index));
+        let mean = sum / candidates.len().max(1) as f64;
+        // Where everybody has less than this request to do, load is taken as it is.
+        let share = prompt / mean.max(prompt).max(1.0);
         let cost = |index: usize| {
-            let Member {
-                prefilling,
-                decoding,
-            } = members[index];
-            let prefill = (prefilling as f64 + prompt - credits[index].0).max(0.0);
-            self.prefill_scale * prefill + decoding as f64
+            let uncached = (prompt - credits[index].0).max(0.0);
+            uncached + share * load(index)
         };
         let slot = if self.temperature > 0.0 {
             costs.clear();
