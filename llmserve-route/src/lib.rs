@@ -123,6 +123,7 @@ mod ring;
 mod router;
 pub mod scale;
 mod set;
+pub mod simulation;
 pub mod split;
 mod stats;
 pub mod strategy;
