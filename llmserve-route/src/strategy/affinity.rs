@@ -99,18 +99,30 @@ impl Strategy for Affinity {
             return self.otherwise.pick(ask, candidates);
         };
         let members = self.members.lock();
-        let member = |slot: &Slot| members.get(slot.index()).copied().unwrap_or_default();
-        let hash = |slot: &Slot| mix(key ^ member(slot).name);
-        let mut weights = candidates.iter().map(|slot| member(&slot).weight);
-        let first = weights.next()?;
-        if weights.all(|weight| weight == first) {
-            // The same order, without logarithms.
-            return candidates.iter().max_by_key(hash);
+        let member = |index: usize| members.get(index).copied().unwrap_or_default();
+        let hash = |member: Member| mix(key ^ member.name);
+        let (mut weight, mut equal) = (None, true);
+        let (mut most, mut found) = (0, None);
+        candidates.each(|index, _| {
+            let member = member(index);
+            equal &= *weight.get_or_insert(member.weight) == member.weight;
+            let score = hash(member);
+            if found.is_none() || score > most {
+                (most, found) = (score, Some(index));
+            }
+        });
+        if !equal {
+            // Where all weigh the same it is the same order, without logarithms.
+            let mut least = f64::INFINITY;
+            candidates.each(|index, _| {
+                let member = member(index);
+                let behind = behind(hash(member), member.weight);
+                if behind < least {
+                    (least, found) = (behind, Some(index));
+                }
+            });
         }
-        candidates.iter().min_by(|a, b| {
-            let behind = |slot| behind(hash(slot), member(slot).weight);
-            behind(a).total_cmp(&behind(b))
-        })
+        found.map(|index| candidates.fleet().slot(index))
     }
 
     fn prepare(&self, request: &Request) -> Prepared {
