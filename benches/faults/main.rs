@@ -74,7 +74,7 @@ fn faults(args: &Args) -> Result<(), Box<dyn Error>> {
         let outcomes = traffic.finish();
         let told = Told::of(&outcomes);
         check(&told, &outcomes)?;
-        let again = rig.all_dispatched() - outcomes.len() as u64;
+        let again = rig.all_dispatched().saturating_sub(outcomes.len() as u64);
         if faulty {
             rig.heal(0)?;
             recovers(&rig, args.rate)?;
@@ -157,7 +157,7 @@ fn soak(args: &Args, seconds: u64) -> Result<(), Box<dyn Error>> {
         &[
             ("requests", json!(requests)),
             ("answered", json!(whole)),
-            ("asked_again", json!(rig.all_dispatched() - requests as u64)),
+            ("dispatched", json!(rig.all_dispatched())),
             ("failed_or_cut_off", json!(requests - whole)),
             ("cut_off", json!(cut_off)),
             ("resident_mib_early", json!(early)),
