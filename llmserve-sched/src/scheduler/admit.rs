@@ -231,7 +231,7 @@ impl ContinuousScheduler {
         sequence.computed = cached;
         sequence.sealed = cached;
         sequence.cached = cached;
-        let expected = self.reserve.expect(sequence);
+        let expected = self.reserve.expected(sequence);
         self.reserve.add(expected);
         sequence.plan_row(len, self.step, plan);
         left.note(sequence, kv.layout().block_size.max(1));
@@ -254,7 +254,7 @@ impl ContinuousScheduler {
         if self.reserve.begin(self.step, self.departures) {
             for slot in self.ring.iter() {
                 if let Some(sequence) = self.table.at_mut(slot) {
-                    let expected = self.reserve.expect(sequence);
+                    let expected = self.reserve.expected(sequence);
                     self.reserve.add(expected);
                 }
             }
@@ -263,7 +263,7 @@ impl ContinuousScheduler {
         let Some(sequence) = self.table.at_mut(place.slot) else {
             return least;
         };
-        let expected = self.reserve.expect(sequence);
+        let expected = self.reserve.expected(sequence);
         let layout = kv.layout();
         let total = layout.blocks.iter().min().copied().unwrap_or(0);
         let blocks = self.reserve.blocks(expected, layout.block_size, total);

@@ -140,7 +140,7 @@ impl ContinuousScheduler {
                 seats += sequence.seats;
                 // What it has yet to take need not be kept for it either.
                 blocks += sequence.owed;
-                let expected = self.reserve.expect(sequence);
+                let expected = self.reserve.expected(sequence);
                 self.reserve.remove(expected);
             }
         }
@@ -151,7 +151,7 @@ impl ContinuousScheduler {
         };
         for candidate in &candidates {
             if let Some(sequence) = self.table.at_mut(candidate.id.slot()) {
-                let expected = self.reserve.expect(sequence);
+                let expected = self.reserve.expected(sequence);
                 self.reserve.add(expected);
             }
         }

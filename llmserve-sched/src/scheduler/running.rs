@@ -119,7 +119,7 @@ impl ContinuousScheduler {
             sequence.owed = 0;
             if expects {
                 expected += 1;
-                let expect = self.reserve.expect(sequence);
+                let expect = self.reserve.expected(sequence);
                 self.reserve.add(expect);
             }
             // Before the row: this one, and the next, may have to leave the ring for it.

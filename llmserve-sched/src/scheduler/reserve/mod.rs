@@ -58,7 +58,7 @@ impl Reserve {
     }
 
     /// What a sequence counts for, given that it has not ended yet.
-    pub(super) fn expect(&self, sequence: &mut Sequence) -> Expected {
+    pub(super) fn expected(&self, sequence: &mut Sequence) -> Expected {
         let most = self.rules.map_or(0, |rules| rules.most_tokens);
         if sequence.expected <= sequence.generated {
             sequence.expected = self.ended.length(
