@@ -14,8 +14,8 @@ const FORMAT: u8 = 3;
 ///
 /// The canonical bytes hold, in this order: the layer's namespace, tenant, model, prompt (its
 /// kind and content), every sampling parameter, `max_tokens`, `min_tokens`, `ignore_eos`,
-/// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`, `skip_special_tokens`, and of `routing`
-/// what may change who answers: `regions`, `needs`, `max_cost`, `min_quality`, `latency_budget`,
+/// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`,
+/// `skip_special_tokens`, and of `routing` what may change who answers: `regions`, `needs`, `max_cost`, `min_quality`, `latency_budget`,
 /// `tier`. Left out are `id`, `priority` and `deadline`: they change when an answer comes, not what
 /// it is, and an answer that a deadline cut off is not stored; and of `routing` the `session` and
 /// the `origin`.
@@ -27,16 +27,13 @@ const FORMAT: u8 = 3;
 /// ```
 /// use llmserve_cache::Key;
 /// use llmserve_core::Request;
-/// let key = |request: Request| Key::new("llama@2026-11", &request);
+/// let key = |request: Request| Key::new("llama@2026-11", &request).expect("cacheable");
 ///
 /// let base = key(Request::text("Hi").tenant("acme"));
 /// assert_eq!(base, key(Request::text("Hi").tenant("acme").id("7").priority(3)));
 /// assert_ne!(base, key(Request::text("Hi").tenant("other")));
 /// assert_ne!(base, key(Request::text("Hi").tenant("acme").max_tokens(9)));
 ///
-/// // Chance: no key. Chance with a seed repeats itself.
-/// assert!(key(Request::text("Hi").temperature(0.8)).is_none());
-/// assert!(key(Request::text("Hi").temperature(0.8).seed(7)).is_some());
 /// ```
 #[derive(Clone)]
 pub struct Key {
@@ -45,26 +42,31 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of `request`, or none if its answer may differ each time: it samples without a
-    /// seed, it carries logits processors, it resumes an answer, or its prompt is of a kind this crate does not know.
+    /// The key of `request`, or none if it has no name that says it all: it carries logits
+    /// processors, which are code; it resumes an answer, so what comes is the rest of one; or its
+    /// prompt or constraint is of a kind this crate does not know.
+    ///
+    /// Whether two runs of the request would say the same is not asked here: see
+    /// [`Policy`](crate::Policy).
     ///
     /// `namespace` keeps apart what shares a store and answers differently: see
     /// [`CacheLayerBuilder::namespace`](crate::CacheLayerBuilder::namespace).
     pub fn new(namespace: &str, request: &Request) -> Option<Self> {
+        Self::of(namespace, request, &request.prompt)
+    }
+
+    /// The key of `request` with another prompt in the place of its own.
+    pub(crate) fn of(namespace: &str, request: &Request, prompt: &Prompt) -> Option<Self> {
+        if !request.processors.is_empty() || !request.resume.is_empty() {
+            return None;
+        }
         let sampling = &request.sampling;
-        if !(sampling.is_greedy() || sampling.seed.is_some()) || !request.processors.is_empty() {
-            return None;
-        }
-        // The rest of an answer is no answer.
-        if !request.resume.is_empty() {
-            return None;
-        }
         let mut out = Canonical::default();
         out.tag(FORMAT);
         out.text(namespace);
         out.option(request.tenant.as_deref(), Canonical::text);
         out.option(request.model.as_deref(), Canonical::text);
-        write_prompt(&mut out, &request.prompt)?;
+        write_prompt(&mut out, prompt)?;
 
         // Parameters that do nothing (a seed beside temperature 0, top-p 1) are kept as they are:
         // to tell which do nothing would be to know how an engine samples.

@@ -4,29 +4,33 @@
 //! request whose answer cannot differ from the last time gets that answer again:
 //!
 //! ```text
-//!                  ┌──────────────────────── CacheLayer ─────────────────────────┐
-//!                  │             not deterministic                               │
-//!  generate() ─────┼─► Key::new ───────────────────────────────────────────────┐ │
-//!                  │      │ tenant, model, prompt, sampling, limits: all bytes │ │
-//!                  │      ▼                                                    │ │
-//!                  │   Store::get ── miss ──► inner.generate() ◄───────────────┘ │
-//!                  │      │ hit                    │                             │
-//!                  │      ▼                        │ events pass, and are        │
-//!                  │   replay: same events,        │ recorded on the way         │
-//!                  │   the hit's own timings       ▼                             │
-//!  EventStream ◄───┼──────┘◄─────────────────── at the end, if every choice      │
-//!                  │                            finished by itself: Store::put   │
-//!                  └─────────────────────────────────────────────────────────────┘
+//!                  ┌──────────────────────── CacheLayer ──────────────────────────┐
+//!                  │             takes no part (Policy)                           │
+//!  generate() ─────┼─► Key::new ────────────────────────────────────────────────┐ │
+//!                  │      │ tenant, model, prompt, sampling, limits: all bytes  │ │
+//!                  │      ▼                                                     │ │
+//!                  │   Store::get ── miss ──► is an equal request running?      │ │
+//!                  │      │ hit                 │ yes: listen    │ no: run      │ │
+//!                  │      ▼                     ▼                ▼              │ │
+//!                  │   replay: same events,   one log of    inner.generate() ◄──┘ │
+//!                  │   the hit's own timings  the run ◄──── events                │
+//!                  │      │                     │                │ at the end, if │
+//!  EventStream ◄───┼──────┴─────────────────────┘                │ the policy     │
+//!                  │                                             ▼ keeps it       │
+//!                  │                                         Store::put           │
+//!                  └──────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! * Only deterministic requests take part: greedy, or with a seed, and without logits
-//!   processors, which are code and have no name. All others pass untouched.
+//! * By default only deterministic requests take part: greedy, or with a seed. Those with logits
+//!   processors, which are code and have no name, never do. All others pass untouched.
 //! * A [`Key`] is every field that can change the answer, byte for byte, tenant and model first;
 //!   its 128-bit hash only finds the place. Two requests that share a hash share nothing else.
-//! * Errors, answers cut off by a deadline, and streams dropped before their end are never stored.
+//! * Equal requests that arrive together cost one run, that none of them owns.
+//! * Errors, answers cut off, and streams dropped before their end are never stored.
+//! * [`Epochs`] make answers old by tenant, model or tag at once, wherever they are stored.
 //! * A [`Store`] that panics is a miss. A cache never makes a request fail.
-//! * [`MemoryStore`] keeps answers within a number of bytes, gives up the least recently used
-//!   first, and forgets after a time to live.
+//! * [`MemoryStore`] keeps answers within a number of bytes; [`Tiered`] puts one store before
+//!   another.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -76,28 +80,36 @@
 //! assert_eq!((stats.hits, stats.misses, stats.bypassed), (1, 2, 1));
 //! # Ok::<(), llmserve_core::Error>(())
 //! ```
-//!
-//! Not here yet: single flight (equal requests that arrive together all run), semantic lookup,
-//! stores on disk or in Redis, and invalidation other than by time.
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod canonical;
+mod entry;
+mod epoch;
+mod error;
+mod flight;
 mod key;
 mod layer;
-mod memory;
+mod policy;
 mod recorder;
 mod stats;
 mod store;
-mod stream;
+mod sync;
+mod trace;
 
 #[cfg(test)]
 mod tests;
 
 pub use answer::Answer;
+pub use entry::{Entry, Unusable};
+pub use epoch::{Epochs, Scope, Stamp};
+pub use error::BuildError;
 pub use key::Key;
 pub use layer::{CacheLayer, CacheLayerBuilder};
-pub use memory::{BuildError, MemoryStore, MemoryStoreBuilder};
+pub use policy::Policy;
 pub use stats::CacheStats;
-pub use store::{Lookup, Store, StoreStats};
+pub use store::memory::{MemoryStore, MemoryStoreBuilder};
+pub use store::tiered::Tiered;
+pub use store::{LookingUp, Lookup, Store, StoreStats};
+pub use trace::{Source, Trace};

@@ -152,18 +152,18 @@ fn strings_do_not_run_into_each_other() {
 }
 
 #[test]
-fn only_deterministic_requests_have_a_key() {
+fn what_has_no_name_has_no_key() {
     struct Nop;
     impl LogitsProcessor for Nop {
         fn process(&self, _: &LogitsContext<'_>, _: &mut [f32]) {}
     }
     let has = |request: &Request| Key::new("", request).is_some();
     assert!(has(&Request::text("")));
-    assert!(has(&Request::text("").temperature(1.0).seed(0)));
-    assert!(!has(&Request::text("").temperature(1.0)));
-    assert!(!has(&Request::text("").temperature(f32::NAN)));
+    assert!(has(&Request::text("").temperature(f32::NAN)));
     assert!(!has(&Request::text("").processor(Arc::new(Nop))));
-    assert!(!has(&Request::text("").seed(1).processor(Arc::new(Nop))));
+    let mut resumes = Request::text("");
+    resumes.resume = vec![1];
+    assert!(!has(&resumes));
 }
 
 /// A request out of a small space, so that equal ones come up often.

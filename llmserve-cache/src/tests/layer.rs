@@ -1,11 +1,9 @@
 //! What is kept, what is not, and what a hit looks like.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use llmserve_core::ManualClock;
 
 use super::*;
-use crate::{CacheLayer, MemoryStore, Store};
+use crate::{CacheLayer, Entry, Epochs, MemoryStore, Policy, Source, Store};
 
 #[test]
 fn a_hit_is_the_same_answer_event_for_event() {
@@ -43,8 +41,14 @@ fn a_hits_timings_are_its_own() {
             self.1.advance(Duration::from_millis(1));
             self.0.get(key)
         }
-        fn put(&self, key: Arc<crate::Key>, answer: Arc<crate::Answer>) {
-            self.0.put(key, answer);
+        fn put(&self, entry: Entry) {
+            self.0.put(entry);
+        }
+        fn remove(&self, key: &Arc<crate::Key>) {
+            self.0.remove(key);
+        }
+        fn epochs(&self) -> &Arc<Epochs> {
+            self.0.epochs()
         }
         fn max_entry_size(&self) -> usize {
             self.0.max_entry_size()
@@ -57,7 +61,8 @@ fn a_hits_timings_are_its_own() {
     let cached = CacheLayer::builder(Scripted::always(says("a")))
         .store(Slow(MemoryStore::default(), clock.clone()))
         .clock(clock.clone())
-        .build();
+        .build()
+        .unwrap();
     let miss = cached.generate(Request::text("")).wait().unwrap();
     assert_eq!(miss.choices[0].timings.latency, Duration::from_millis(30));
     let stream = cached.generate(Request::text(""));
@@ -77,19 +82,113 @@ fn a_hits_timings_are_its_own() {
 }
 
 #[test]
-fn every_end_of_its_own_is_kept() {
-    for reason in [
-        FinishReason::Eos(1),
-        FinishReason::StopToken(1),
-        FinishReason::StopString("x".into()),
-        FinishReason::Length,
+fn every_end_of_its_own_is_kept_and_others_when_asked() {
+    let other = |name: &str| FinishReason::Other(name.into());
+    let loose = Policy::default().truncated(true).tool_calls(true);
+    for (reason, kept, kept_if_asked) in [
+        (FinishReason::Eos(1), true, true),
+        (FinishReason::StopToken(1), true, true),
+        (FinishReason::StopString("x".into()), true, true),
+        (FinishReason::Complete, true, true),
+        (FinishReason::Stop, true, true),
+        (FinishReason::Length, false, true),
+        (other("tool_calls"), false, true),
+        (other("content_filter"), false, false),
+        (FinishReason::Deadline, false, false),
     ] {
-        let inner = Scripted::always(vec![started(), finished(0, reason)]);
-        let cached = CacheLayer::new(inner.clone());
-        for _ in 0..2 {
-            cached.generate(Request::text("")).wait().unwrap();
+        for (policy, kept) in [(Policy::default(), kept), (loose.clone(), kept_if_asked)] {
+            let inner = Scripted::always(vec![started(), finished(0, reason.clone())]);
+            let cached = CacheLayer::builder(inner.clone()).policy(policy);
+            let cached = cached.build().unwrap();
+            for _ in 0..2 {
+                cached.generate(Request::text("")).wait().unwrap();
+            }
+            assert_eq!(inner.calls(), 2 - usize::from(kept), "{reason:?}");
         }
-        assert_eq!(inner.calls(), 1);
+    }
+}
+
+#[test]
+fn the_policy_says_who_takes_part() {
+    let inner = Scripted::always(says("a"));
+    let policy = Policy::default()
+        .sampled(true)
+        .only(|request| request.max_tokens.expect("or panics") < 10);
+    let cached = CacheLayer::builder(inner.clone()).policy(policy);
+    let cached = cached.build().unwrap();
+    let hot = Request::text("").temperature(1.0);
+    for (request, calls) in [
+        (hot.clone().max_tokens(9), 1),
+        (hot.clone().max_tokens(10), 2),
+        (hot, 2),
+    ] {
+        let before = inner.calls();
+        for _ in 0..2 {
+            cached.generate(request.clone()).wait().unwrap();
+        }
+        assert_eq!(inner.calls() - before, calls);
+    }
+}
+
+#[test]
+fn where_an_answer_comes_from_is_told() {
+    let clock = Arc::new(ManualClock::default());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let recorder = Arc::new(llmserve_core::MemoryRecorder::default());
+    let cached = CacheLayer::builder(Scripted::always(says("a")))
+        .store(store)
+        .recorder(recorder.clone())
+        .on_answer(move |id, source| {
+            heard.lock().push((id.map(str::to_owned), source));
+            panic!("on purpose");
+        })
+        .build()
+        .unwrap();
+    let ask = |id: &str, temperature: f32| {
+        cached.generate_traced(Request::text("").id(id).temperature(temperature))
+    };
+    let (first, model) = ask("1", 0.0);
+    let (second, joined) = ask("2", 0.0);
+    assert_eq!(joined.source(), None);
+    first.wait().unwrap();
+    second.wait().unwrap();
+    clock.advance(Duration::from_secs(7));
+    let (third, exact) = ask("3", 0.0);
+    let age = Duration::from_secs(7);
+    assert_eq!(exact.source(), Some(Source::Exact { age }));
+    third.wait().unwrap();
+    let (_, bypassed) = ask("4", 1.0);
+    assert_eq!(model.source(), Some(Source::Model));
+    assert_eq!(joined.source(), Some(Source::Joined));
+    assert_eq!(bypassed.source(), Some(Source::Bypassed));
+    let sources = ["model", "joined", "exact", "bypassed"];
+    for (place, (id, source)) in told.lock().iter().enumerate() {
+        assert_eq!(id.as_deref(), Some(&*(place + 1).to_string()));
+        assert_eq!(source.as_str(), sources[place]);
+    }
+    let stats = cached.stats();
+    assert_eq!(
+        (stats.hits, stats.joined, stats.misses, stats.bypassed),
+        (1, 1, 1, 1)
+    );
+    assert_eq!(
+        (stats.saved_tokens, stats.saved_time),
+        (1, Duration::from_millis(30))
+    );
+    let text = recorder.render();
+    for line in [
+        "llmserve_cache_hits_total{level=\"exact\"} 1\n",
+        "llmserve_cache_hits_total{level=\"joined\"} 1\n",
+        "llmserve_cache_hit_ratio{level=\"exact\"} 0.5\n",
+        "llmserve_cache_saved_tokens_total 1\n",
+        "llmserve_cache_saved_seconds 0.03\n",
+        "llmserve_cache_age_seconds_sum{level=\"exact\"} 7\n",
+        "llmserve_cache_entries 1\n",
+        "llmserve_cache_bypassed_total 1\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
     }
 }
 
@@ -181,21 +280,25 @@ fn a_dropped_stream_stores_nothing_and_cancels() {
 }
 
 #[test]
-fn an_inner_panic_leaves_no_holed_recording() {
-    let inner = Scripted::always(vec![
-        started(),
-        Step::Panic,
-        token(0, "after"),
-        finished(0, FinishReason::Length),
-    ]);
-    let cached = CacheLayer::new(inner);
-    let mut stream = cached.generate(Request::text(""));
-    assert!(stream.blocking_next().is_some());
-    let panicked = catch_unwind(AssertUnwindSafe(|| stream.blocking_next()));
-    assert!(panicked.is_err());
-    // Somebody goes on reading all the same.
-    assert_eq!(stream.into_iter().count(), 2);
-    assert_eq!(cached.stats().stored, 0);
+fn an_inner_panic_is_an_error_and_is_not_kept() {
+    struct Throws;
+    impl Generate for Throws {
+        fn generate(&self, _: Request) -> EventStream {
+            panic!("generate, on purpose");
+        }
+    }
+    let later = Scripted::always(vec![started(), Step::Panic, token(0, "after")]);
+    for (inner, before) in [(Arc::new(Throws) as Arc<dyn Generate>, 0), (later, 1)] {
+        let cached = CacheLayer::new(inner);
+        for _ in 0..2 {
+            let mut stream = cached.generate(Request::text(""));
+            assert_eq!((&mut stream).into_iter().take(before).count(), before);
+            let error = stream.blocking_next().unwrap().unwrap_err();
+            assert!(matches!(error, Error::Panicked { .. }), "{error}");
+            assert!(stream.blocking_next().is_none());
+        }
+        assert_eq!((cached.stats().stored, cached.stats().running), (0, 0));
+    }
 }
 
 #[test]
@@ -226,6 +329,7 @@ fn tenants_models_and_namespaces_never_share() {
             .store(store.clone())
             .namespace(namespace)
             .build()
+            .unwrap()
     });
     let requests = [
         Request::text("same"),
@@ -277,26 +381,13 @@ fn a_miss_reaches_the_inner_service_in_generate() {
 }
 
 #[test]
-fn equal_requests_together_all_run_and_leave_one_entry() {
-    let inner = Scripted::always(says("a"));
-    let cached = CacheLayer::new(inner.clone());
-    let streams: Vec<_> = (0..3).map(|_| cached.generate(Request::text(""))).collect();
-    for stream in streams {
-        stream.wait().unwrap();
-    }
-    assert_eq!(inner.calls(), 3);
-    let stats = cached.stats();
-    assert_eq!((stats.stored, stats.store.entries), (3, 1));
-    assert_eq!((stats.store.evictions, stats.hits), (0, 0));
-}
-
-#[test]
 fn layers_nest() {
     let inner = Scripted::always(says("a"));
     let far = CacheLayer::new(inner.clone());
     let near = CacheLayer::builder(far.clone())
         .store(MemoryStore::builder().max_bytes(300).build().unwrap())
-        .build();
+        .build()
+        .unwrap();
     for _ in 0..3 {
         near.generate(Request::text("")).wait().unwrap();
     }

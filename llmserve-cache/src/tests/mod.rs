@@ -1,5 +1,6 @@
 //! Layers around services that follow a script.
 
+mod flight;
 mod layer;
 mod stores;
 mod stress;

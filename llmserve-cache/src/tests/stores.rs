@@ -1,18 +1,27 @@
 //! Stores that are small, slow or broken.
 
+use std::sync::LazyLock;
 use std::task::Waker;
 
-use llmserve_core::ManualClock;
+use llmserve_core::{ManualClock, TextEvent};
 
 use super::*;
-use crate::{Answer, BuildError, CacheLayer, Key, Lookup, MemoryStore, Store, StoreStats};
+use crate::{
+    Answer, BuildError, CacheLayer, Entry, Epochs, Key, Lookup, MemoryStore, Scope, Stamp, Store,
+    StoreStats, Tiered,
+};
 
 #[test]
 fn limits_are_checked() {
     let error = MemoryStore::builder().max_bytes(0).build().err();
     assert!(matches!(error, Some(BuildError::MaxBytes { given: 0, .. })));
-    let error = MemoryStore::builder().ttl(Duration::ZERO).build().err();
-    assert_eq!(error, Some(BuildError::ZeroTtl));
+    let layer = || CacheLayer::builder(Scripted::always(vec![]));
+    let error = layer().ttl(Duration::ZERO).build().err();
+    assert_eq!(error, Some(BuildError::Ttl(Duration::ZERO)));
+    for share in [1.0, -0.1, f64::NAN] {
+        let error = layer().ttl_jitter(share).build().err();
+        assert!(matches!(error, Some(BuildError::TtlJitter(_))));
+    }
 }
 
 #[test]
@@ -21,7 +30,8 @@ fn a_small_store_evicts_and_stays_within_its_bytes() {
     let max_bytes = 8_000;
     let cached = CacheLayer::builder(inner.clone())
         .store(MemoryStore::builder().max_bytes(max_bytes).build().unwrap())
-        .build();
+        .build()
+        .unwrap();
     for prompt in 0..100 {
         cached.generate(Request::tokens([prompt])).wait().unwrap();
         assert!(cached.stats().store.bytes <= max_bytes);
@@ -29,10 +39,31 @@ fn a_small_store_evicts_and_stays_within_its_bytes() {
     let stats = cached.stats();
     assert!(stats.store.entries > 1);
     assert_eq!(stats.store.evictions, 100 - stats.store.entries as u64);
-    // The last is there, the first is not.
-    cached.generate(Request::tokens([99])).wait().unwrap();
-    cached.generate(Request::tokens([0])).wait().unwrap();
-    assert_eq!((cached.stats().hits, inner.calls()), (1, 101));
+}
+
+#[test]
+fn a_scan_does_not_flush_what_is_asked_for_often() {
+    let inner = Scripted::new(|request| says(&format!("{:?}", request.prompt)));
+    let cached = CacheLayer::builder(inner.clone())
+        .store(MemoryStore::builder().max_bytes(8_000).build().unwrap())
+        .build()
+        .unwrap();
+    let often = || cached.generate(Request::text("often")).wait().unwrap();
+    let scan = |prompts: std::ops::Range<u32>| {
+        for prompt in prompts {
+            cached.generate(Request::tokens([prompt])).wait().unwrap();
+            cached.stats();
+        }
+    };
+    // While there is room, nobody counts.
+    scan(0..100);
+    (0..20).for_each(|_| drop(often()));
+    let before = inner.calls();
+    for round in 1..20 {
+        scan(round * 100..round * 100 + 50);
+        often();
+    }
+    assert_eq!(inner.calls() - before, 19 * 50);
 }
 
 #[test]
@@ -40,7 +71,8 @@ fn an_answer_larger_than_the_store_is_passed_and_not_kept() {
     let inner = Scripted::always(says(&"long ".repeat(1_000)));
     let cached = CacheLayer::builder(inner.clone())
         .store(MemoryStore::builder().max_bytes(4_096).build().unwrap())
-        .build();
+        .build()
+        .unwrap();
     for _ in 0..2 {
         let answer = cached.generate(Request::text("")).wait().unwrap();
         assert!(answer.text().len() >= 5_000);
@@ -55,7 +87,8 @@ fn an_answer_larger_than_the_store_is_passed_and_not_kept() {
     let inner = Scripted::always(says(&"half ".repeat(400)));
     let cached = CacheLayer::builder(inner)
         .store(MemoryStore::builder().max_bytes(4_096).build().unwrap())
-        .build();
+        .build()
+        .unwrap();
     let prompt = Request::text("half ".repeat(400));
     cached.generate(prompt).wait().unwrap();
     assert_eq!(cached.stats().stored, 0);
@@ -65,19 +98,21 @@ fn an_answer_larger_than_the_store_is_passed_and_not_kept() {
 
 #[test]
 fn the_largest_entry_a_store_admits_does_fit() {
-    let store = MemoryStore::builder().max_bytes(4_096).build().unwrap();
-    let key = Arc::new(Key::new("", &Request::text("")).unwrap());
-    let empty = Answer::new(vec![]).size() + key.bytes().len();
-    for (beyond, entries) in [(0, 1), (1, 0)] {
-        let text = store.max_entry_size() - empty - size_of::<Event>() + beyond;
-        let answer = Answer::new(vec![Event::Token(TokenEvent {
+    let entry = |text: usize| {
+        let key = Arc::new(Key::new("", &Request::text("")).unwrap());
+        let answer = Answer::new(&[Event::Text(TextEvent {
             index: 0,
-            id: 0,
             text: "x".repeat(text),
-            logprobs: None,
         })]);
+        Entry::new(key, answer.unwrap(), Stamp::default())
+    };
+    for (beyond, entries) in [(0, 1), (1, 0)] {
         let store = MemoryStore::builder().max_bytes(4_096).build().unwrap();
-        store.put(key.clone(), Arc::new(answer));
+        // The length of a text of some thousand bytes takes as many bytes as that of any other.
+        let text = store.max_entry_size() - (entry(1_000).size() - 1_000) + beyond;
+        let entry = entry(text);
+        assert_eq!(entry.size(), store.max_entry_size() + beyond);
+        store.put(entry);
         assert_eq!(store.stats().entries, entries);
     }
 }
@@ -86,18 +121,121 @@ fn the_largest_entry_a_store_admits_does_fit() {
 fn answers_are_forgotten_after_their_time() {
     let clock = Arc::new(ManualClock::default());
     let inner = Scripted::always(says("a"));
-    let store = MemoryStore::builder()
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let cached = CacheLayer::builder(inner.clone())
+        .store(store)
         .ttl(Duration::from_secs(60))
-        .clock(clock.clone())
+        .ttl_jitter(0.0)
         .build()
         .unwrap();
-    let cached = CacheLayer::builder(inner.clone()).store(store).build();
     for (seconds, calls) in [(0, 1), (30, 1), (29, 1), (1, 2), (59, 2), (1, 3)] {
         clock.advance(Duration::from_secs(seconds));
         cached.generate(Request::text("")).wait().unwrap();
         assert_eq!(inner.calls(), calls);
     }
     assert_eq!(cached.stats().store.expirations, 2);
+}
+
+#[test]
+fn what_is_stored_together_does_not_end_together() {
+    let clock = Arc::new(ManualClock::default());
+    let inner = Scripted::always(says("a"));
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let cached = CacheLayer::builder(inner.clone())
+        .store(store)
+        .ttl(Duration::from_secs(1_000))
+        .ttl_jitter(0.2)
+        .build()
+        .unwrap();
+    let run = || {
+        let before = inner.calls();
+        for prompt in 0..200 {
+            cached.generate(Request::tokens([prompt])).wait().unwrap();
+        }
+        inner.calls() - before
+    };
+    assert_eq!(run(), 200);
+    clock.advance(Duration::from_secs(799));
+    assert_eq!(run(), 0, "none before its least time");
+    clock.advance(Duration::from_secs(101));
+    let half = run();
+    assert!((60..140).contains(&half), "{half} of 200 ended half way");
+    clock.advance(Duration::from_secs(101));
+    assert_eq!(run(), 200 - half, "all after the longest");
+}
+
+#[test]
+fn what_was_invalidated_is_a_miss_though_it_was_under_way() {
+    let inner = Scripted::always(says("a"));
+    let cached = CacheLayer::builder(inner.clone())
+        .tags(|request| vec![format!("{}", request.max_tokens.unwrap_or(0))])
+        .build()
+        .unwrap();
+    let ask = |tenant: &str, model: &str, tag: usize| {
+        let request = Request::text("")
+            .tenant(tenant)
+            .model(model)
+            .max_tokens(tag);
+        let before = inner.calls();
+        cached.generate(request).wait().unwrap();
+        inner.calls() - before
+    };
+    let ask_all = || {
+        let mut runs = Vec::new();
+        for tenant in ["a", "b"] {
+            for model in ["m", "n"] {
+                runs.extend([1, 2].map(|tag| ask(tenant, model, tag)));
+            }
+        }
+        runs
+    };
+    assert_eq!(ask_all(), [1; 8]);
+    assert_eq!(ask_all(), [0; 8]);
+    cached.invalidate(&Scope::tenant("b"));
+    assert_eq!(ask_all(), [0, 0, 0, 0, 1, 1, 1, 1]);
+    cached.invalidate(&Scope::model("n"));
+    assert_eq!(ask_all(), [0, 0, 1, 1, 0, 0, 1, 1]);
+    cached.invalidate(&Scope::tag("2"));
+    assert_eq!(ask_all(), [0, 1, 0, 1, 0, 1, 0, 1]);
+    cached.invalidate(&Scope::All);
+    assert_eq!(ask_all(), [1; 8]);
+    assert_eq!(cached.stats().stale, 4 + 4 + 4 + 8);
+    cached.forget(&Request::text("").tenant("a").model("m").max_tokens(1));
+    assert_eq!(ask_all(), [1, 0, 0, 0, 0, 0, 0, 0]);
+
+    // Begun before, it is old though stored after; who asks after does not even listen to it.
+    let before = cached.generate(Request::text("new"));
+    cached.invalidate(&Scope::All);
+    let after = cached.generate(Request::text("new"));
+    let calls = inner.calls();
+    before.wait().unwrap();
+    cached.generate(Request::text("new")).wait().unwrap();
+    after.wait().unwrap();
+    cached.generate(Request::text("new")).wait().unwrap();
+    assert_eq!(inner.calls(), calls);
+    assert_eq!(cached.stats().joined, 1);
+}
+
+#[test]
+fn layers_that_share_a_store_share_epochs() {
+    let store = Arc::new(MemoryStore::default());
+    let inner = Scripted::always(says("a"));
+    let layers = [(); 2].map(|()| {
+        let layer = CacheLayer::builder(inner.clone()).store(store.clone());
+        layer.build().unwrap()
+    });
+    layers[0].generate(Request::text("")).wait().unwrap();
+    layers[1].generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 1);
+    layers[1].invalidate(&Scope::All);
+    layers[0].generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 2);
+}
+
+/// For stores that nothing is invalidated in.
+fn epochs() -> &'static Arc<Epochs> {
+    static EPOCHS: LazyLock<Arc<Epochs>> = LazyLock::new(Arc::default);
+    &EPOCHS
 }
 
 /// Panics wherever it is told to.
@@ -116,8 +254,12 @@ impl Store for Broken {
         }
         Lookup::Ready(None)
     }
-    fn put(&self, _: Arc<Key>, _: Arc<Answer>) {
+    fn put(&self, _: Entry) {
         assert!(!self.put, "put, on purpose");
+    }
+    fn remove(&self, _: &Arc<Key>) {}
+    fn epochs(&self) -> &Arc<Epochs> {
+        epochs()
     }
     fn max_entry_size(&self) -> usize {
         assert!(!self.size, "size, on purpose");
@@ -139,20 +281,27 @@ fn a_broken_store_is_a_miss() {
         };
         let cached = CacheLayer::builder(Scripted::always(says("fine")))
             .store(broken)
-            .build();
+            .build()
+            .unwrap();
         for _ in 0..2 {
             let answer = cached.generate(Request::text("")).wait().unwrap();
             assert_eq!(answer.text(), "fineheld back");
         }
         let stats = cached.stats();
-        assert_eq!((stats.misses, stats.store_failures), (2, 2), "part {part}");
+        // The store is asked once more when a run is about to start.
+        let failures = if part == 0 { 4 } else { 2 };
+        assert_eq!(
+            (stats.misses, stats.store_failures),
+            (2, failures),
+            "part {part}"
+        );
     }
 }
 
 /// A store that answers only when told to.
 #[derive(Default)]
 struct Slow {
-    kept: Mutex<Vec<(Arc<Key>, Arc<Answer>)>>,
+    kept: Mutex<Vec<Entry>>,
     gate: Arc<Mutex<Gate>>,
 }
 
@@ -170,10 +319,10 @@ impl Slow {
     }
 }
 
-struct Wait(Arc<Mutex<Gate>>, Option<Arc<Answer>>);
+struct Wait(Arc<Mutex<Gate>>, Option<Entry>);
 
 impl Future for Wait {
-    type Output = Option<Arc<Answer>>;
+    type Output = Option<Entry>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let gate = self.0.clone();
@@ -189,11 +338,17 @@ impl Future for Wait {
 impl Store for Slow {
     fn get(&self, key: &Arc<Key>) -> Lookup {
         let kept = self.kept.lock();
-        let found = kept.iter().find(|(k, _)| k == key).map(|(_, a)| a.clone());
+        let found = kept.iter().find(|entry| entry.key == *key).cloned();
         Lookup::Pending(Box::pin(Wait(self.gate.clone(), found)))
     }
-    fn put(&self, key: Arc<Key>, answer: Arc<Answer>) {
-        self.kept.lock().push((key, answer));
+    fn put(&self, entry: Entry) {
+        self.kept.lock().push(entry);
+    }
+    fn remove(&self, key: &Arc<Key>) {
+        self.kept.lock().retain(|entry| entry.key != *key);
+    }
+    fn epochs(&self) -> &Arc<Epochs> {
+        epochs()
     }
     fn max_entry_size(&self) -> usize {
         usize::MAX
@@ -211,7 +366,8 @@ fn a_slow_store_is_waited_for_in_the_stream() {
     let cached = CacheLayer::builder(inner.clone())
         .store(store.clone())
         .clock(clock.clone())
-        .build();
+        .build()
+        .unwrap();
     let mut request = Request::text("");
     request.deadline = Some(Duration::from_millis(100));
     let mut stream = cached.generate(request);
@@ -237,7 +393,8 @@ fn a_slow_lookup_wakes_its_reader_and_may_be_dropped() {
     let store = Arc::new(Slow::default());
     let cached = CacheLayer::builder(inner.clone())
         .store(store.clone())
-        .build();
+        .build()
+        .unwrap();
     let mut cx = Context::from_waker(Waker::noop());
     let mut dropped = cached.generate(Request::text(""));
     assert!(Pin::new(&mut dropped).poll_next(&mut cx).is_pending());
@@ -256,7 +413,7 @@ fn a_slow_lookup_wakes_its_reader_and_may_be_dropped() {
 fn a_lookup_that_panics_when_dropped_takes_nobody_along() {
     struct Grenade;
     impl Future for Grenade {
-        type Output = Option<Arc<Answer>>;
+        type Output = Option<Entry>;
         fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
             Poll::Ready(None)
         }
@@ -271,7 +428,11 @@ fn a_lookup_that_panics_when_dropped_takes_nobody_along() {
         fn get(&self, _: &Arc<Key>) -> Lookup {
             Lookup::Pending(Box::pin(Grenade))
         }
-        fn put(&self, _: Arc<Key>, _: Arc<Answer>) {}
+        fn put(&self, _: Entry) {}
+        fn remove(&self, _: &Arc<Key>) {}
+        fn epochs(&self) -> &Arc<Epochs> {
+            epochs()
+        }
         fn max_entry_size(&self) -> usize {
             0
         }
@@ -280,9 +441,93 @@ fn a_lookup_that_panics_when_dropped_takes_nobody_along() {
         }
     }
     let inner = Scripted::always(says("a"));
-    let cached = CacheLayer::builder(inner.clone()).store(Armed).build();
+    let cached = CacheLayer::builder(inner.clone())
+        .store(Armed)
+        .build()
+        .unwrap();
     drop(cached.generate(Request::text("")));
     assert_eq!((inner.calls(), cached.stats().store_failures), (0, 1));
     cached.generate(Request::text("")).wait().unwrap();
     assert_eq!((inner.calls(), cached.stats().store_failures), (1, 2));
+}
+
+#[test]
+fn what_is_found_far_is_kept_near_for_the_rest_of_its_time() {
+    let clock = Arc::new(ManualClock::default());
+    let store = || {
+        let store = MemoryStore::builder().clock(clock.clone());
+        Arc::new(store.build().unwrap())
+    };
+    let (near, far, elsewhere) = (store(), store(), store());
+    let inner = Scripted::always(says("a"));
+    let layer = |near: &Arc<MemoryStore>| {
+        CacheLayer::builder(inner.clone())
+            .store(Tiered::new(near.clone(), far.clone()))
+            .ttl(Duration::from_secs(100))
+            .ttl_jitter(0.0)
+            .build()
+            .unwrap()
+    };
+    let (here, there) = (layer(&near), layer(&elsewhere));
+    there.generate(Request::text("")).wait().unwrap();
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(near.stats().entries, 0);
+    here.generate(Request::text("")).wait().unwrap();
+    assert_eq!((inner.calls(), near.stats().entries), (1, 1));
+    far.remove(&Arc::new(Key::new("", &Request::text("")).unwrap()));
+    clock.advance(Duration::from_secs(39));
+    here.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 1, "kept near");
+    clock.advance(Duration::from_secs(1));
+    here.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 2, "no longer than it had left");
+    // Whoever invalidates, it holds for all that share the far store.
+    there.invalidate(&Scope::All);
+    here.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 3);
+}
+
+#[test]
+fn a_slow_far_store_is_waited_for_and_kept_near() {
+    let near = Arc::new(MemoryStore::default());
+    let far = Arc::new(Slow::default());
+    let inner = Scripted::always(says("a"));
+    let cached = CacheLayer::builder(inner.clone())
+        .store(Tiered::new(near.clone(), far.clone()))
+        .build()
+        .unwrap();
+    far.open();
+    cached.generate(Request::text("")).wait().unwrap();
+    assert_eq!((far.kept.lock().len(), near.stats().entries), (1, 1));
+    near.remove(&far.kept.lock()[0].key);
+    cached.generate(Request::text("")).wait().unwrap();
+    assert_eq!((inner.calls(), near.stats().entries), (1, 1));
+}
+
+#[test]
+fn keys_that_share_a_hash_share_nothing_else() {
+    let store = MemoryStore::default();
+    let keys = [1, 2].map(|id| {
+        let key = Key::new("", &Request::tokens([id])).unwrap();
+        Arc::new(key.colliding(7))
+    });
+    let answer = |text: &str| {
+        let text = text.to_owned();
+        Answer::new(&[Event::Text(TextEvent { index: 0, text })]).unwrap()
+    };
+    let put = |key: &Arc<Key>, text| {
+        store.put(Entry::new(key.clone(), answer(text), Stamp::default()));
+    };
+    let get = |key: &Arc<Key>| match store.get(key) {
+        Lookup::Ready(found) => found.map(|entry| entry.answer),
+        Lookup::Pending(_) => panic!("memory takes no time"),
+    };
+    put(&keys[0], "one");
+    assert_eq!(get(&keys[1]), None);
+    put(&keys[1], "two");
+    assert_eq!(get(&keys[0]), Some(answer("one")));
+    assert_eq!(get(&keys[1]), Some(answer("two")));
+    store.remove(&keys[0]);
+    assert_eq!(get(&keys[0]), None);
+    assert_eq!(get(&keys[1]), Some(answer("two")));
 }

@@ -22,10 +22,11 @@ fn every_answer_is_the_requests_own_and_every_count_adds_up() {
             _ => says(&prompt),
         }
     });
-    let max_bytes = 20_000;
+    let max_bytes = 8_000;
     let cached = CacheLayer::builder(inner.clone())
         .store(MemoryStore::builder().max_bytes(max_bytes).build().unwrap())
-        .build();
+        .build()
+        .unwrap();
     let bypassed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for seat in 0..THREADS {
@@ -63,13 +64,18 @@ fn every_answer_is_the_requests_own_and_every_count_adds_up() {
     });
     let stats = cached.stats();
     assert_eq!(
-        stats.hits + stats.misses + stats.bypassed,
+        stats.hits + stats.joined + stats.misses + stats.bypassed,
         THREADS * REQUESTS
     );
     assert_eq!(stats.bypassed as usize, bypassed.into_inner());
-    assert_eq!(stats.misses + stats.bypassed, inner.calls() as u64);
+    // Who listened to a run that a deadline ended may have needed another.
+    let runs = inner.calls() as u64 - stats.bypassed;
+    assert!((stats.misses..=stats.misses + stats.joined).contains(&runs));
     assert_eq!(stats.store_failures, 0);
     assert!(stats.hits > 0 && stats.store.evictions > 0);
-    assert!(stats.stored >= stats.store.entries as u64 + stats.store.evictions);
+    assert!(
+        stats.stored >= stats.store.entries as u64 + stats.store.evictions,
+        "{stats:?}"
+    );
     assert_eq!(inner.live.load(Ordering::SeqCst), 0);
 }

@@ -1,20 +1,27 @@
 //! Where answers are kept: the contract.
 
+pub(crate) mod memory;
+pub(crate) mod tiered;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::answer::Answer;
+use crate::entry::Entry;
+use crate::epoch::Epochs;
 use crate::key::Key;
 
 /// What a store finds, now or later.
 #[non_exhaustive]
 pub enum Lookup {
     /// Known at once; none is a miss.
-    Ready(Option<Arc<Answer>>),
-    /// Known later. Polled by whoever reads the stream; dropped when the stream is. It must come
-    /// to an end by itself: the layer sets it no limit.
-    Pending(Pin<Box<dyn Future<Output = Option<Arc<Answer>>> + Send>>),
+    Ready(Option<Entry>),
+    /// Known later. Polled by whoever reads a stream that waits for it; dropped when nobody does.
+    /// It must come to an end by itself: the layer sets it no limit.
+    Pending(LookingUp),
 }
+
+/// A lookup under way.
+pub type LookingUp = Pin<Box<dyn Future<Output = Option<Entry>> + Send>>;
 
 impl std::fmt::Debug for Lookup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -34,15 +41,20 @@ impl std::fmt::Debug for Lookup {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use llmserve_cache::{Answer, CacheLayer, Key, Lookup, Store, StoreStats};
+/// use llmserve_cache::{CacheLayer, Entry, Epochs, Key, Lookup, Store, StoreStats};
 ///
 /// /// Remembers nothing.
-/// struct Nothing;
+/// #[derive(Default)]
+/// struct Nothing(Arc<Epochs>);
 /// impl Store for Nothing {
 ///     fn get(&self, _key: &Arc<Key>) -> Lookup {
 ///         Lookup::Ready(None)
 ///     }
-///     fn put(&self, _key: Arc<Key>, _answer: Arc<Answer>) {}
+///     fn put(&self, _entry: Entry) {}
+///     fn remove(&self, _key: &Arc<Key>) {}
+///     fn epochs(&self) -> &Arc<Epochs> {
+///         &self.0
+///     }
 ///     fn max_entry_size(&self) -> usize {
 ///         0
 ///     }
@@ -57,20 +69,29 @@ impl std::fmt::Debug for Lookup {
 /// #         EventStream::failed(Error::ShutDown)
 /// #     }
 /// # }
-/// let cached = CacheLayer::builder(Closed).store(Nothing).build();
+/// let cached = CacheLayer::builder(Closed).store(Nothing::default()).build()?;
 /// assert_eq!(cached.generate(Request::text("Hi")).wait(), Err(Error::ShutDown));
 /// assert_eq!(cached.stats().misses, 1);
+/// # Ok::<(), llmserve_cache::BuildError>(())
 /// ```
 pub trait Store: Send + Sync {
-    /// The answer kept under a key with exactly these bytes.
+    /// The entry kept under a key with exactly these bytes, with its age and the time it has left.
+    /// Whether its stamp still counts is for whoever asks to see.
     fn get(&self, key: &Arc<Key>) -> Lookup;
 
-    /// Keeps an answer, in place of any other under this key. Called only with answers that
-    /// [`max_entry_size`](Self::max_entry_size) allows.
-    fn put(&self, key: Arc<Key>, answer: Arc<Answer>);
+    /// Keeps an entry for as long as it says, in place of any other under its key. Called only
+    /// with entries that [`max_entry_size`](Self::max_entry_size) allows.
+    fn put(&self, entry: Entry);
 
-    /// The largest entry worth offering: bytes of [`Key::bytes`] and [`Answer::size`] together.
-    /// A recording that outgrows it is given up at once.
+    /// Forgets what is kept under a key.
+    fn remove(&self, key: &Arc<Key>);
+
+    /// The epochs that count for what is kept here: [`Epochs::invalidate`] makes entries old. A
+    /// store that outlives the process, or that several share, keeps or shares them as well.
+    fn epochs(&self) -> &Arc<Epochs>;
+
+    /// The largest entry worth offering, in bytes of [`Entry::size`]. A recording that outgrows it
+    /// is given up at once.
     fn max_entry_size(&self) -> usize;
 
     /// What the store holds and has let go.
@@ -81,8 +102,14 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn get(&self, key: &Arc<Key>) -> Lookup {
         (**self).get(key)
     }
-    fn put(&self, key: Arc<Key>, answer: Arc<Answer>) {
-        (**self).put(key, answer);
+    fn put(&self, entry: Entry) {
+        (**self).put(entry);
+    }
+    fn remove(&self, key: &Arc<Key>) {
+        (**self).remove(key);
+    }
+    fn epochs(&self) -> &Arc<Epochs> {
+        (**self).epochs()
     }
     fn max_entry_size(&self) -> usize {
         (**self).max_entry_size()
@@ -104,12 +131,33 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStats {
-    /// Answers held.
+    /// Answers held, where the store knows.
     pub entries: usize,
-    /// Bytes they take, with keys and bookkeeping.
+    /// Bytes they take, with keys and bookkeeping, where the store knows.
     pub bytes: usize,
     /// Answers given up to make room, ever.
     pub evictions: u64,
     /// Answers forgotten because their time was over, ever.
     pub expirations: u64,
+    /// Lookups that could not be answered, and entries that could not be kept: a connection, a
+    /// disk, a time limit, a full queue.
+    pub failures: u64,
+    /// Entries found that were damaged, foreign, or of another version.
+    pub unusable: u64,
+}
+
+impl std::ops::Add for StoreStats {
+    type Output = Self;
+
+    /// Both together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            bytes: self.bytes + other.bytes,
+            evictions: self.evictions + other.evictions,
+            expirations: self.expirations + other.expirations,
+            failures: self.failures + other.failures,
+            unusable: self.unusable + other.unusable,
+        }
+    }
 }

@@ -1,55 +1,26 @@
 //! Making a memory store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use llmserve_core::{Clock, SystemClock};
 
-use super::MemoryStore;
-use super::shelf::{ENTRY_OVERHEAD, Shelf};
+use super::{ENTRY_OVERHEAD, MemoryStore};
+use crate::error::BuildError;
 
 /// Little beside a model's weights; a host that caches in earnest sets its own.
 const DEFAULT_MAX_BYTES: usize = 64 << 20;
 
-/// What is wrong with a store's limits.
-///
-/// ```
-/// use llmserve_cache::{BuildError, MemoryStore};
-/// let error = MemoryStore::builder().max_bytes(1).build().err();
-/// assert!(matches!(error, Some(BuildError::MaxBytes { given: 1, .. })));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// Not even an empty answer would fit.
-    #[error("max_bytes {given} holds no answer: an entry takes more than {least} bytes")]
-    MaxBytes {
-        /// What was asked for.
-        given: usize,
-        /// What an entry takes before its content.
-        least: usize,
-    },
-    /// Every answer would be forgotten at once.
-    #[error("ttl is 0, so nothing would ever be found; leave it out to keep answers")]
-    ZeroTtl,
-}
-
 /// The limits of a [`MemoryStore`].
 ///
 /// ```
-/// use std::time::Duration;
 /// use llmserve_cache::{MemoryStore, Store};
-/// let store = MemoryStore::builder()
-///     .max_bytes(256 << 20)
-///     .ttl(Duration::from_secs(3_600))
-///     .build()?;
+/// let store = MemoryStore::builder().max_bytes(256 << 20).build()?;
 /// assert!(store.max_entry_size() < 256 << 20);
 /// # Ok::<(), llmserve_cache::BuildError>(())
 /// ```
 #[must_use = "a store is made by build()"]
 pub struct MemoryStoreBuilder {
     max_bytes: usize,
-    ttl: Option<Duration>,
     clock: Arc<dyn Clock>,
 }
 
@@ -57,7 +28,6 @@ impl MemoryStoreBuilder {
     pub(super) fn new() -> Self {
         Self {
             max_bytes: DEFAULT_MAX_BYTES,
-            ttl: None,
             clock: Arc::new(SystemClock::new()),
         }
     }
@@ -68,13 +38,7 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// How long after it was stored an answer is forgotten, used or not. Default: never.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// The time that the time to live is measured with. Default: [`SystemClock`].
+    /// The time that entries age by. Default: [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -91,15 +55,11 @@ impl MemoryStoreBuilder {
                 least: ENTRY_OVERHEAD,
             });
         }
-        if self.ttl == Some(Duration::ZERO) {
-            return Err(BuildError::ZeroTtl);
-        }
         Ok(self.make())
     }
 
     pub(super) fn make(self) -> MemoryStore {
-        let shelf = Shelf::new(self.max_bytes, self.ttl);
-        MemoryStore::from_parts(shelf, self.max_bytes, self.clock)
+        MemoryStore::from_parts(self.max_bytes, self.clock)
     }
 }
 
@@ -107,7 +67,6 @@ impl std::fmt::Debug for MemoryStoreBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemoryStoreBuilder")
             .field("max_bytes", &self.max_bytes)
-            .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,31 @@
+//! What a builder refuses.
+
+use std::time::Duration;
+
+/// What is wrong with a store's or a layer's settings.
+///
+/// ```
+/// use llmserve_cache::{BuildError, MemoryStore};
+/// let error = MemoryStore::builder().max_bytes(1).build().err();
+/// assert!(matches!(error, Some(BuildError::MaxBytes { given: 1, .. })));
+/// ```
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Not even an empty answer would fit.
+    #[error("max_bytes {given} holds no answer: an entry takes more than {least} bytes")]
+    MaxBytes {
+        /// What was asked for.
+        given: usize,
+        /// What an entry takes before its content.
+        least: usize,
+    },
+    /// Every answer would be forgotten at once.
+    #[error(
+        "ttl {0:?} is less than a millisecond, so nothing would be found again; leave it out to keep answers"
+    )]
+    Ttl(Duration),
+    /// Not a share of the time to live.
+    #[error("ttl_jitter {0} is not from 0 to below 1: it is the largest share taken off the ttl")]
+    TtlJitter(f64),
+}

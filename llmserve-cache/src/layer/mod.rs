@@ -1,0 +1,250 @@
+//! The service around the service.
+
+mod builder;
+mod stream;
+mod work;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmserve_core::{Clock, EventStream, Generate, Request};
+
+pub use builder::CacheLayerBuilder;
+
+use crate::answer::Answer;
+use crate::entry::Entry;
+use crate::epoch::{Scope, Stamp, model_number, tag_number, tenant_number};
+use crate::flight::Flights;
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::stats::{CacheStats, Counters};
+use crate::store::{LookingUp, Lookup, Store};
+use crate::trace::{Found, Source, Trace};
+use stream::Cached;
+use work::Run;
+
+/// An exact cache of answers around anything that generates. Cheap to clone; all clones are the
+/// same cache.
+///
+/// A hit is the recorded answer, event for event: same tokens, texts, logprobs and usage, as if
+/// the model had run. Only the timings are the hit's own, all three being the time until it was
+/// found. Nothing of a hit reaches the inner service, so it also answers when that is overloaded
+/// or shut down.
+///
+/// An answer is stored when its run has come to its very end and every choice ended by itself (a
+/// [`Policy`] may ask for more or less). Equal requests that arrive together share one run: each
+/// gets all of its events, at its own pace, and none depends on another that leaves, reads slowly,
+/// or has a sooner deadline.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use llmserve_cache::{CacheLayer, MemoryStore, Scope};
+/// # use llmserve_core::{Error, EventStream, Generate, Request};
+/// # struct Engine;
+/// # impl Generate for Engine {
+/// #     fn generate(&self, _request: Request) -> EventStream {
+/// #         EventStream::failed(Error::ShutDown)
+/// #     }
+/// # }
+/// // Two models, one budget of memory.
+/// let store = Arc::new(MemoryStore::builder().max_bytes(256 << 20).build()?);
+/// let small = CacheLayer::builder(Engine)
+///     .store(store.clone())
+///     .namespace("small@1")
+///     .ttl(Duration::from_secs(3_600))
+///     .build()?;
+/// let large = CacheLayer::builder(Engine).store(store).namespace("large@1").build()?;
+///
+/// // An error passes through, and is not stored.
+/// assert_eq!(small.generate(Request::text("Hi")).wait(), Err(Error::ShutDown));
+/// assert_eq!(small.stats().stored, 0);
+/// assert_eq!(large.stats().misses, 0);
+///
+/// // A tenant's documents have changed.
+/// small.invalidate(&Scope::tenant("acme"));
+/// # Ok::<(), llmserve_cache::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct CacheLayer {
+    shared: Arc<Shared>,
+}
+
+/// What the handles and the streams of one layer share.
+pub(crate) struct Shared {
+    inner: Arc<dyn Generate>,
+    store: Box<dyn Store>,
+    namespace: String,
+    policy: Policy,
+    ttl: Option<Duration>,
+    ttl_jitter: f64,
+    single_flight: bool,
+    tags: Option<Arc<Tags>>,
+    told: Option<Arc<OnAnswer>>,
+    clock: Arc<dyn Clock>,
+    counters: Counters,
+    flights: Flights<Run>,
+}
+
+type Tags = dyn Fn(&Request) -> Vec<String> + Send + Sync;
+type OnAnswer = dyn Fn(Option<&str>, Source) + Send + Sync;
+
+impl CacheLayer {
+    /// A layer around `inner` with a [`MemoryStore`](crate::MemoryStore) of default limits.
+    pub fn new(inner: impl Generate + 'static) -> Self {
+        Self::builder(inner).make()
+    }
+
+    /// Starts making a layer around `inner`.
+    pub fn builder(inner: impl Generate + 'static) -> CacheLayerBuilder {
+        CacheLayerBuilder::new(Arc::new(inner))
+    }
+
+    /// What [`generate`](Generate::generate) gives, and a handle that says where it comes from.
+    pub fn generate_traced(&self, request: Request) -> (EventStream, Trace) {
+        let trace = Trace::default();
+        (self.start(request, trace.clone()), trace)
+    }
+
+    /// From now on every answer in `scope` that was begun before is a miss: stored, under way, or
+    /// in other layers that share the store. A layer further out or further in has its own.
+    pub fn invalidate(&self, scope: &Scope) {
+        self.shared
+            .guarded(|store| store.epochs().invalidate(scope));
+    }
+
+    /// Forgets the answer to one request.
+    pub fn forget(&self, request: &Request) {
+        if let Some(key) = Key::new(&self.shared.namespace, request) {
+            let key = Arc::new(key);
+            self.shared.guarded(|store| store.remove(&key));
+        }
+    }
+
+    /// The layer's counters, and what its store holds.
+    pub fn stats(&self) -> CacheStats {
+        let shared = &self.shared;
+        let store = shared.guarded(|store| store.stats());
+        let running = shared.flights.len();
+        shared.counters.read(running, store.unwrap_or_default())
+    }
+
+    fn start(&self, request: Request, trace: Trace) -> EventStream {
+        let shared = &self.shared;
+        let called = shared.clock.now();
+        let takes_part = || shared.policy.takes_part(&request);
+        let key = catch_unwind(AssertUnwindSafe(takes_part))
+            .unwrap_or(false)
+            .then(|| Key::new(&shared.namespace, &request));
+        let Some(Some(key)) = key else {
+            shared.tell(&trace, &request.id, Source::Bypassed, None);
+            return shared.inner.generate(request);
+        };
+        EventStream::new(Cached::start(
+            shared.clone(),
+            Arc::new(key),
+            request,
+            called,
+            trace,
+        ))
+    }
+}
+
+impl Generate for CacheLayer {
+    fn generate(&self, request: Request) -> EventStream {
+        self.start(request, Trace::default())
+    }
+}
+
+impl Shared {
+    /// The stamp of a request's answer, were it begun now.
+    fn stamp(&self, request: &Request) -> Stamp {
+        let tags = self.tags.as_ref().map(|tags| {
+            // Of a request whose tags are not known nothing can be invalidated by tag.
+            catch_unwind(AssertUnwindSafe(|| tags(request))).unwrap_or_default()
+        });
+        let tenant = request.tenant.as_deref().map(tenant_number);
+        let model = request.model.as_deref().map(model_number);
+        let tags = tags.iter().flatten().map(|tag| tag_number(tag));
+        let scopes = tenant.into_iter().chain(model).chain(tags);
+        self.guarded(|store| store.epochs().stamp_of(scopes))
+            .unwrap_or_default()
+    }
+
+    /// What the store knows at once, or the lookup.
+    fn look(&self, key: &Arc<Key>, stamp: Stamp) -> Result<Option<Found>, LookingUp> {
+        match self.guarded(|store| store.get(key)) {
+            Some(Lookup::Ready(found)) => Ok(self.fresh(found, stamp)),
+            Some(Lookup::Pending(lookup)) => Err(lookup),
+            None => Ok(None),
+        }
+    }
+
+    /// What was found, if it still counts.
+    fn fresh(&self, found: Option<Entry>, stamp: Stamp) -> Option<Found> {
+        let entry = found?;
+        if entry.stamp != stamp {
+            self.counters.stale();
+            self.guarded(|store| store.remove(&entry.key));
+            return None;
+        }
+        Some(Found {
+            answer: entry.answer,
+            source: Source::Exact { age: entry.age },
+        })
+    }
+
+    fn put(&self, key: Arc<Key>, answer: Answer, stamp: Stamp) {
+        let ttl = self.ttl.map(|ttl| jittered(ttl, self.ttl_jitter, &key));
+        let entry = Entry::new(key, answer, stamp).ttl(ttl);
+        let stored = self.guarded(|store| {
+            store.put(entry);
+            store.stats()
+        });
+        if let Some(stats) = stored {
+            self.counters.stored(stats);
+        }
+    }
+
+    /// Bytes an answer under `key` may have.
+    fn room(&self, key: &Key) -> usize {
+        let most = self.guarded(|store| store.max_entry_size()).unwrap_or(0);
+        most.saturating_sub(key.bytes().len())
+    }
+
+    /// Counts, and tells whoever wants to know, where an answer comes from.
+    fn tell(&self, trace: &Trace, id: &Option<String>, source: Source, answer: Option<&Answer>) {
+        trace.set(source);
+        self.counters.source(source, answer);
+        if let Some(told) = &self.told {
+            let _ = catch_unwind(AssertUnwindSafe(|| told(id.as_deref(), source)));
+        }
+    }
+
+    /// A broken store must not break a request.
+    fn guarded<T>(&self, ask: impl FnOnce(&dyn Store) -> T) -> Option<T> {
+        let answer = catch_unwind(AssertUnwindSafe(|| ask(&*self.store)));
+        if answer.is_err() {
+            self.counters.store_failure();
+        }
+        answer.ok()
+    }
+}
+
+/// A time to live with up to `jitter` of it taken off, so that what was stored together does not
+/// end together. The key says how much, as chance of its own would not be repeatable.
+fn jittered(ttl: Duration, jitter: f64, key: &Key) -> Duration {
+    let chance = (key.hash128() >> 64) as u64 as f64 / u64::MAX as f64;
+    ttl.mul_f64(1.0 - jitter * chance)
+}
+
+impl std::fmt::Debug for CacheLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheLayer")
+            .field("namespace", &self.shared.namespace)
+            .field("policy", &self.shared.policy)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
