@@ -17,6 +17,7 @@
 //!   Engines, remote endpoints, routers and caches all implement it, so they nest.
 //! * [`Model`], [`KvManager`], [`Scheduler`] and [`Tokenizer`] are the parts of an engine; each is
 //!   a trait object, so each can be replaced.
+//! * [`Embedder`] turns texts into vectors, for whoever asks how alike two of them are.
 //! * [`sampling`] turns a row of logits into a token. The pick is a pure function of the logits,
 //!   the seed, the choice and the position, so a request gives the same ids alone, in a batch,
 //!   preempted or speculated upon.
@@ -39,6 +40,7 @@ mod sync;
 pub mod text;
 
 pub use contract::clock::{Clock, ManualClock, SystemClock, Time};
+pub use contract::embedder::Embedder;
 pub use contract::generate::{Blocking, EventStream, Generate};
 pub use contract::grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarMatcher};
 pub use contract::kv::{
