@@ -31,6 +31,7 @@
 //! * A [`Store`] that panics is a miss. A cache never makes a request fail.
 //! * [`MemoryStore`] keeps answers within a number of bytes; [`Tiered`] puts one store before
 //!   another.
+//! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -89,6 +90,7 @@ mod entry;
 mod epoch;
 mod error;
 mod flight;
+mod hashed;
 mod key;
 mod layer;
 mod policy;
@@ -105,6 +107,7 @@ pub use answer::Answer;
 pub use entry::{Entry, Unusable};
 pub use epoch::{Epochs, Scope, Stamp};
 pub use error::BuildError;
+pub use hashed::HashedNgrams;
 pub use key::Key;
 pub use layer::{CacheLayer, CacheLayerBuilder};
 pub use policy::Policy;
