@@ -40,6 +40,9 @@
 //! # Ok::<(), llmserve_model::LoadError>(())
 //! ```
 //!
+//! [`SentenceEncoder`] is the other kind of model: a BERT encoder that turns texts into vectors, on the
+//! same kernels.
+//!
 //! The crate knows nothing of scheduling, routing or HTTP.
 
 // Only where numbers are moved or files are mapped, and there each block with its reason.
@@ -53,7 +56,9 @@ mod folder;
 mod hub;
 #[allow(unsafe_code)]
 mod kernels;
+mod machine;
 mod pages;
+mod sentence;
 #[cfg(feature = "structured")]
 mod structured;
 mod template;
@@ -69,6 +74,7 @@ pub use folder::{LoadedModel, ModelFolder};
 #[cfg(feature = "hub")]
 pub use hub::{FetchProgress, Hub, HubBuilder, HubError};
 pub use kernels::{Ceiling, Kernels, measure};
+pub use sentence::{EncoderOptions, SentenceEncoder};
 #[cfg(feature = "structured")]
 pub use structured::LlguidanceCompiler;
 pub use template::ChatTemplate;

@@ -25,16 +25,16 @@ pub use rope::{RopeConfig, RopeScaling};
 
 /// Upper bounds of every size. Far above any real model, and low enough that no product of the
 /// sizes that a decoder multiplies overflows 64 bits, whoever wrote the file.
-mod limit {
-    pub(super) const HIDDEN: usize = 1 << 17;
-    pub(super) const INTERMEDIATE: usize = 1 << 20;
-    pub(super) const LAYERS: usize = 1 << 12;
-    pub(super) const HEADS: usize = 1 << 12;
-    pub(super) const HEAD_DIM: usize = 1 << 12;
-    pub(super) const VOCAB: usize = 1 << 24;
-    pub(super) const POSITIONS: usize = 1 << 26;
+pub(crate) mod limit {
+    pub(crate) const HIDDEN: usize = 1 << 17;
+    pub(crate) const INTERMEDIATE: usize = 1 << 20;
+    pub(crate) const LAYERS: usize = 1 << 12;
+    pub(crate) const HEADS: usize = 1 << 12;
+    pub(crate) const HEAD_DIM: usize = 1 << 12;
+    pub(crate) const VOCAB: usize = 1 << 24;
+    pub(crate) const POSITIONS: usize = 1 << 26;
     /// Ids of one field; published files name a handful.
-    pub(super) const TOKEN_IDS: usize = 1024;
+    pub(crate) const TOKEN_IDS: usize = 1024;
 }
 
 /// The function between the two halves of a feed-forward layer.
@@ -198,7 +198,7 @@ impl DecoderConfig {
             attention_bias: biases.qkv,
             output_bias: biases.output,
             mlp_bias: biases.mlp,
-            activation: activation(fields)?,
+            activation: activation(fields, Activation::Silu)?,
             eos,
             bos: generation::token_ids(fields, "bos_token_id")?
                 .first()
@@ -283,9 +283,10 @@ impl DecoderConfig {
     }
 }
 
-fn activation(fields: &Fields) -> Result<Activation, LoadError> {
+pub(crate) fn activation(fields: &Fields, default: Activation) -> Result<Activation, LoadError> {
     match fields.opt_str("hidden_act")? {
-        None | Some("silu" | "swish") => Ok(Activation::Silu),
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
         Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
         Some(other) => Err(LoadError::unsupported(

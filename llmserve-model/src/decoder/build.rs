@@ -6,18 +6,19 @@ use std::sync::Arc;
 use llmserve_core::{KvGroupSpec, ModelInfo};
 use parking_lot::Mutex;
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::fingerprint;
 use super::slab::{EMBEDDING, HEAD, Matrix, PER_LAYER, Slab};
 use super::{CpuModel, CpuOptions, DType, Embedding, Layer};
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
+use crate::kernels::Level;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::packed::{Linear, Packed, check_finite, finite_vector, pack};
 use crate::kernels::rope::frequencies;
 use crate::kernels::stored::Stored;
-use crate::kernels::{Kernels, Level};
+use crate::machine::Machine;
 use crate::pages::{Pages, layout_name};
-use crate::threads::{ThreadTeam, physical_cores};
+use crate::weights::fingerprint::Fingerprint;
 use crate::weights::{TensorView, Weights};
 
 impl CpuModel {
@@ -39,7 +40,7 @@ impl CpuModel {
         options: &CpuOptions,
     ) -> Result<Self, LoadError> {
         config.validate()?;
-        let mut machine = Machine::new(options)?;
+        let mut machine = Machine::new(options.kernels, options.threads)?;
         let slab = Slab::new(config, options.dtype)?;
         let mut loader = Loader {
             weights: &weights,
@@ -71,7 +72,7 @@ impl CpuModel {
         }
         loader.refuse_leftovers(config)?;
         let origin = Origin {
-            fingerprint: loader.fingerprint.finish(config, options.dtype),
+            fingerprint: fingerprint(&loader.fingerprint, config, options.dtype),
             stamp: weights.stamp(),
         };
         Self::assemble(
@@ -161,30 +162,6 @@ pub(super) struct Origin {
     pub(super) fingerprint: u128,
     /// Of the checkpoint's files ([`Weights::stamp`]).
     pub(super) stamp: u128,
-}
-
-/// What computes.
-pub(super) struct Machine {
-    level: Level,
-    team: ThreadTeam,
-}
-
-impl Machine {
-    /// What the options ask for.
-    pub(super) fn new(options: &CpuOptions) -> Result<Self, LoadError> {
-        let level = options.kernels.unwrap_or_else(Kernels::detect).level()?;
-        let threads = options.threads.unwrap_or_else(physical_cores);
-        if threads == 0 {
-            return Err(LoadError::InvalidOption {
-                option: "threads",
-                reason: "0, expected at least 1".to_owned(),
-            });
-        }
-        let team = ThreadTeam::new(threads).map_err(|error| LoadError::Threads {
-            reason: error.to_string(),
-        })?;
-        Ok(Self { level, team })
-    }
 }
 
 struct Loader<'a> {

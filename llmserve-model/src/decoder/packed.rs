@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::build::{Machine, Origin};
+use super::build::Origin;
 use super::slab::{EMBEDDING, Matrix, Slab};
 use super::{CpuModel, CpuOptions, DType};
 use crate::config::DecoderConfig;
@@ -27,6 +27,7 @@ use crate::error::LoadError;
 use crate::kernels::format::Format;
 use crate::kernels::packed::{PANEL, Section};
 use crate::kernels::stored::Stored;
+use crate::machine::Machine;
 use crate::weights::Weights;
 use crate::weights::packed::Metadata;
 
@@ -238,7 +239,7 @@ impl PackedFile {
         CpuModel::assemble(
             &self.config,
             options,
-            Machine::new(options)?,
+            Machine::new(options.kernels, options.threads)?,
             &self.slab,
             self.words,
             self.weights,

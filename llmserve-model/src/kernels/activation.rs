@@ -81,18 +81,31 @@ fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     s.sub(s.max(zero, x), half)
 }
 
-/// `activation(gate) · up`, in place of `gate`.
+/// `function(x)`.
 #[inline(always)]
-pub(crate) fn gated<S: Simd>(s: S, activation: Activation, gate: &mut [f32], up: &[f32]) {
+fn activation<S: Simd>(s: S, function: Activation, x: S::V) -> S::V {
+    match function {
+        Activation::Silu => silu(s, x),
+        Activation::Gelu => gelu(s, x),
+        Activation::GeluTanh => gelu_tanh(s, x),
+    }
+}
+
+/// `function(x)`, in place of `x`.
+#[inline(always)]
+pub(crate) fn activated<S: Simd>(s: S, function: Activation, x: &mut [f32]) {
+    for x in x.as_chunks_mut::<LANES>().0 {
+        s.store(activation(s, function, s.load(x)), x);
+    }
+}
+
+/// `function(gate) · up`, in place of `gate`.
+#[inline(always)]
+pub(crate) fn gated<S: Simd>(s: S, function: Activation, gate: &mut [f32], up: &[f32]) {
     let (gate, _) = gate.as_chunks_mut::<LANES>();
     let (up, _) = up.as_chunks::<LANES>();
     for (gate, up) in gate.iter_mut().zip(up) {
-        let x = s.load(gate);
-        let y = match activation {
-            Activation::Silu => silu(s, x),
-            Activation::Gelu => gelu(s, x),
-            Activation::GeluTanh => gelu_tanh(s, x),
-        };
+        let y = activation(s, function, s.load(gate));
         s.store(s.mul(y, s.load(up)), gate);
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activation::gated;
+use super::activation::{activated, gated};
 use super::format::Format;
 use super::inputs::Rows;
 use super::packed::{PANEL, Packed};
@@ -28,6 +28,8 @@ pub(crate) enum Put {
     Store,
     /// It is added to what is there: the residual stream.
     Add,
+    /// `activation(result)` is stored.
+    Activated(Activation),
     /// `activation(gate) · up` is stored, of weights that were packed in pairs.
     Gated(Activation),
 }
@@ -208,6 +210,14 @@ impl Job<'_> {
         match self.put {
             Put::Store => self.hand_on::<S, false>(s, rows, first, results),
             Put::Add => self.hand_on::<S, true>(s, rows, first, results),
+            Put::Activated(activation) => {
+                for block in results.iter_mut() {
+                    for row in &mut block[..rows.len()] {
+                        activated(s, activation, row);
+                    }
+                }
+                self.hand_on::<S, false>(s, rows, first, results);
+            }
             Put::Gated(activation) => {
                 for (i, pair) in results.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                     let [gate, up] = pair;

@@ -23,12 +23,14 @@ pub(crate) mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod bidirectional;
 pub(crate) mod buffer;
 mod ceiling;
 pub(crate) mod embed;
 pub(crate) mod format;
 pub(crate) mod gemm;
 pub(crate) mod inputs;
+pub(crate) mod layer_norm;
 pub mod measure;
 pub(crate) mod packed;
 pub(crate) mod rope;

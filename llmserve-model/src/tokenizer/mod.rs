@@ -12,6 +12,7 @@ use llmserve_core::error::panic_message;
 use llmserve_core::{Message, RenderOptions, TokenId, Tokenizer, TokenizerError};
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
+use tokenizers::{TruncationDirection, TruncationParams};
 
 use crate::config::fields::{Fields, is_absent, read_bounded, read_object};
 use crate::error::LoadError;
@@ -20,7 +21,7 @@ use crate::template::ChatTemplate;
 pub use special::SpecialTokens;
 
 /// Several times the largest published `tokenizer.json`.
-const MAX_TOKENIZER: u64 = 512 << 20;
+pub(crate) const MAX_TOKENIZER: u64 = 512 << 20;
 /// Far above any real template.
 const MAX_TEMPLATE: u64 = 4 << 20;
 
@@ -98,6 +99,22 @@ impl HfTokenizer {
     pub fn with_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.template = self.template.map(|template| template.with_clock(now));
         self
+    }
+
+    /// Cuts every text to `most` tokens from now on, those that frame it among them: its end, or its
+    /// beginning.
+    pub(crate) fn with_truncation(mut self, most: usize, front: bool) -> Result<Self, String> {
+        let params = TruncationParams {
+            max_length: most,
+            direction: match front {
+                true => TruncationDirection::Left,
+                false => TruncationDirection::Right,
+            },
+            ..TruncationParams::default()
+        };
+        guarded(|| self.inner.with_truncation(Some(params)).map(|_| ()))
+            .map_err(|error| error.to_string())?;
+        Ok(self)
     }
 
     /// Ids below it may be decoded. It may differ from the model's: a larger model has rows that no

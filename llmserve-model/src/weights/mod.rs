@@ -16,6 +16,7 @@
 //! The header is read here rather than by a library because the errors are the point: which file,
 //! which tensor, how many bytes are missing. The format is the one of the `safetensors` project.
 
+pub(crate) mod fingerprint;
 mod handle;
 mod header;
 mod index;

@@ -274,7 +274,7 @@ fn fused_levels_agree_to_the_bit() {
 }
 
 #[test]
-fn the_gated_unit_and_the_residual_are_what_they_say() {
+fn units_and_the_residual_are_what_they_say() {
     let mut team = ThreadTeam::new(2).unwrap();
     let (depth, inner) = (20, 45);
     let (gate, up) = (noise(inner * depth, 1), noise(inner * depth, 2));
@@ -297,6 +297,21 @@ fn the_gated_unit_and_the_residual_are_what_they_say() {
                 let (row, column) = (at / inner, at % inner);
                 let gate = exact(x, &gate, depth, row, column);
                 let want = gate / (1.0 + (-gate).exp()) * exact(x, &up, depth, row, column);
+                assert!((f64::from(got) - want).abs() < 1e-5);
+            }
+        }
+
+        let bias = noise(inner, 3);
+        let packed = pack(DType::F32, depth, &gate, Some(&bias));
+        for rows in [1, 2, 5, 30] {
+            let mut out = vec![f32::NAN; rows * inner];
+            let x = &x[..rows * depth];
+            let activated = Put::Activated(Activation::Silu);
+            put(level, 2, x, rows, &packed, &mut out, inner, activated);
+            for (at, &got) in out.iter().enumerate() {
+                let (row, column) = (at / inner, at % inner);
+                let sum = exact(x, &gate, depth, row, column) + f64::from(bias[column]);
+                let want = sum / (1.0 + (-sum).exp());
                 assert!((f64::from(got) - want).abs() < 1e-5);
             }
         }

@@ -1,0 +1,6 @@
+mod golden;
+mod invariance;
+mod recipe;
+mod reference;
+mod texts;
+mod tiny;
