@@ -95,6 +95,7 @@ mod key;
 mod layer;
 mod policy;
 mod recorder;
+pub mod semantic;
 mod stats;
 mod store;
 mod sync;

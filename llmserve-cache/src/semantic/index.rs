@@ -1,0 +1,259 @@
+//! Texts by meaning: the nearest in a namespace, unless a veto tells it apart.
+//!
+//! ```text
+//!  namespaces   namespace ─► shelf (vectors) ─┐ place ─► entry
+//!  by_id        id ─────────────────────────┐ │
+//!  entries      [ text, id, namespace, place, older, newer ]     a slab; entries keep their number
+//!  use          oldest ◄─► … ◄─► newest                          a list through the slab
+//! ```
+//!
+//! Adding, removing and evicting touch one entry and its neighbours, whatever the size.
+
+mod builder;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+
+use llmserve_core::Embedder;
+use parking_lot::RwLock;
+
+pub use builder::SemanticIndexBuilder;
+
+use super::error::IndexError;
+use super::nearest::{Nearest, Verdict};
+use super::quantised::{Quantised, Query, unit};
+use super::threshold::Threshold;
+use super::veto::{Veto, compare, focus, wording};
+use state::State;
+
+/// Texts by meaning, in namespaces, bounded in bytes.
+///
+/// A namespace holds what may share answers at all: the same tenant, model, system prompt, tools,
+/// earlier turns and parameters, as a number that the caller computes. Within it, the `candidates`
+/// nearest texts are found by an exact scan, and the first that no [`Veto`] tells apart is the hit.
+///
+/// ```
+/// use std::sync::Arc;
+/// use llmserve_cache::semantic::{SemanticIndex, Veto};
+/// # use llmserve_core::{Embedder, Error};
+/// # /// Counts letters.
+/// # struct Letters;
+/// # impl Embedder for Letters {
+/// #     fn dimensions(&self) -> usize { 27 }
+/// #     fn identity(&self) -> &str { "letters" }
+/// #     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
+/// #         Ok(texts.iter().map(|text| {
+/// #             let mut v = vec![0.001; 27];
+/// #             for b in text.to_lowercase().bytes().filter(u8::is_ascii_lowercase) { v[usize::from(b - b'a')] += 1.0; }
+/// #             let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+/// #             v.iter().map(|x| x / length).collect()
+/// #         }).collect())
+/// #     }
+/// # }
+/// # let embedder: Arc<dyn Embedder> = Arc::new(Letters);
+///
+/// let index = SemanticIndex::builder(embedder.clone()).build()?;
+/// let vector = |text: &str| embedder.embed(&[text]).map(|mut all| all.remove(0));
+///
+/// let (namespace, stored) = (7, "How tall is Mount Fuji?");
+/// index.insert(namespace, stored, &vector(stored)?, 1)?;
+///
+/// let asked = "how tall is mount fuji";
+/// let near = index.lookup(namespace, asked, &vector(asked)?)?.expect("there is one text");
+/// assert!(near.is_hit() && near.id == 1);
+///
+/// let asked = "How tall is Mount Fuji not?";
+/// let near = index.lookup(namespace, asked, &vector(asked)?)?.expect("there is one text");
+/// assert_eq!(near.veto(), Some(Veto::Negation));
+///
+/// assert!(index.lookup(8, stored, &vector(stored)?)?.is_none(), "another namespace");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Lookups run beside each other; an insertion waits for those under way. What an entry's id stands
+/// for is the caller's: an entry may be evicted while the answer lives, and the other way round.
+pub struct SemanticIndex {
+    embedder: Arc<dyn Embedder>,
+    threshold: Threshold,
+    candidates: usize,
+    state: RwLock<State>,
+}
+
+/// What an index holds and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IndexStats {
+    /// Texts held.
+    pub entries: usize,
+    /// Namespaces that hold them.
+    pub namespaces: usize,
+    /// Bytes held: vectors, texts and bookkeeping.
+    pub bytes: usize,
+    /// Texts given up to make room.
+    pub evictions: u64,
+}
+
+impl SemanticIndex {
+    /// Starts making one. The embedder says how long vectors are and how near is near enough, and
+    /// compares the words in which two texts differ.
+    pub fn builder(embedder: Arc<dyn Embedder>) -> SemanticIndexBuilder {
+        SemanticIndexBuilder::new(embedder)
+    }
+
+    /// Adds a text under `id`, in place of what was under it before. `vector` is the text's, by the
+    /// index's embedder. The least recently used entries of all namespaces make room.
+    ///
+    /// # Errors
+    /// A vector of another length or without a direction; an entry larger than the index may be.
+    pub fn insert(
+        &self,
+        namespace: u128,
+        text: &str,
+        vector: &[f32],
+        id: u128,
+    ) -> Result<(), IndexError> {
+        let vector = Quantised::new(&self.unit(vector)?);
+        let mut let_go = Vec::new();
+        self.state
+            .write()
+            .insert(namespace, text, &vector, id, &mut let_go)
+    }
+
+    /// The nearest text whose answer may be given; if there is none, the nearest, with the reason.
+    /// `None` in an empty namespace. `vector` is the text's, by the index's embedder.
+    ///
+    /// A hit counts as a use. May embed the words in which two near texts differ, so it may take as
+    /// long as the embedder does; the index is not locked meanwhile.
+    ///
+    /// # Errors
+    /// A vector of another length or without a direction; the embedder's own.
+    pub fn lookup(
+        &self,
+        namespace: u128,
+        text: &str,
+        vector: &[f32],
+    ) -> Result<Option<Nearest>, IndexError> {
+        let query = Query::new(self.unit(vector)?);
+        let near = self
+            .state
+            .read()
+            .nearest(namespace, &query, self.candidates);
+        let mut nearest = None;
+        for found in near {
+            let verdict = if found.similarity < self.threshold.texts {
+                Verdict::Far
+            } else {
+                match self.tell_apart(text, &found.text)? {
+                    Some(veto) => Verdict::Vetoed(veto),
+                    None => Verdict::Hit,
+                }
+            };
+            let found = Nearest {
+                id: found.id,
+                similarity: found.similarity,
+                verdict,
+            };
+            if verdict == Verdict::Hit {
+                self.state.write().touch(found.id);
+                return Ok(Some(found));
+            }
+            nearest.get_or_insert(found);
+            if verdict == Verdict::Far {
+                break;
+            }
+        }
+        Ok(nearest)
+    }
+
+    /// What tells two texts apart: by reading both, and by embedding what they differ in. Symmetric.
+    ///
+    /// # Errors
+    /// The embedder's own.
+    pub fn tell_apart(&self, a: &str, b: &str) -> Result<Option<Veto>, IndexError> {
+        let focus = focus(a, b);
+        if let Some(veto) = compare(&focus) {
+            return Ok(Some(veto));
+        }
+        let words = wording(&focus);
+        // Sentences, where the texts share others; words, where one is in another's place.
+        let sentences = focus.shared && focus.a != focus.b;
+        let mut texts = Vec::with_capacity(4);
+        let mut least = Vec::with_capacity(2);
+        if sentences && !focus.a.is_empty() && !focus.b.is_empty() {
+            texts.extend([focus.a, focus.b]);
+            least.push(self.threshold.texts);
+        }
+        if words.replaced && !words.a.is_empty() && !words.b.is_empty() {
+            texts.extend([words.a.as_str(), words.b.as_str()]);
+            least.push(self.threshold.words);
+        }
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let vectors = self.embedder.embed(&texts)?;
+        let far = vectors
+            .chunks(2)
+            .zip(least)
+            .any(|(pair, least)| match pair {
+                [a, b] => a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>() < least,
+                _ => true,
+            });
+        Ok(far.then_some(Veto::Wording))
+    }
+
+    /// Removes the entry of an id. Whether there was one.
+    pub fn remove(&self, id: u128) -> bool {
+        let let_go = self.state.write().remove(id);
+        let_go.is_some()
+    }
+
+    /// Removes a namespace and all in it. How many entries that were.
+    pub fn remove_namespace(&self, namespace: u128) -> usize {
+        let let_go = self.state.write().remove_namespace(namespace);
+        let_go.len()
+    }
+
+    /// Removes everything.
+    pub fn clear(&self) {
+        let let_go = self.state.write().clear();
+        drop(let_go);
+    }
+
+    /// What it holds and did.
+    pub fn stats(&self) -> IndexStats {
+        self.state.read().stats()
+    }
+
+    /// What makes its vectors.
+    pub fn embedder(&self) -> &Arc<dyn Embedder> {
+        &self.embedder
+    }
+
+    /// How near is near enough.
+    pub fn threshold(&self) -> Threshold {
+        self.threshold
+    }
+
+    fn unit(&self, vector: &[f32]) -> Result<Vec<f32>, IndexError> {
+        let (given, wanted) = (vector.len(), self.embedder.dimensions());
+        if given != wanted {
+            return Err(IndexError::Dimensions { given, wanted });
+        }
+        unit(vector).ok_or(IndexError::NoDirection)
+    }
+}
+
+impl fmt::Debug for SemanticIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SemanticIndex")
+            .field("embedder", &self.embedder.identity())
+            .field("threshold", &self.threshold)
+            .field("candidates", &self.candidates)
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The same words the other way round: from A to B, and from B to A.
+
+use super::Veto;
+use super::lexicon::Sense;
+use super::text::Text;
+
+/// Words that give the next one a part to play.
+const PARTS: &[(&str, u8)] = &[
+    ("from", 1),
+    ("to", 2),
+    ("into", 2),
+    ("than", 3),
+    ("before", 4),
+    ("after", 5),
+    ("without", 6),
+    ("except", 6),
+    ("instead", 6),
+    ("by", 7),
+    ("over", 8),
+    ("under", 9),
+    ("above", 8),
+    ("below", 9),
+    ("against", 10),
+    ("for", 11),
+    ("per", 12),
+];
+
+/// What a word is, as far as order goes: two of one class can change places and still make sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Kind(u16),
+    Unit,
+    Number,
+    Name,
+    Other,
+}
+
+struct Item {
+    key: u64,
+    class: Class,
+    part: u8,
+    at: usize,
+}
+
+/// Whether the texts say the same of the same things in exchanged parts.
+pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
+    let (in_a, in_b) = (items(a), items(b));
+    (woven(a, b, &in_a, &in_b)
+        || exchanged(&in_a, &in_b)
+        || turned(a, b, &in_a, &in_b)
+        || swapped(a, b, &in_a, &in_b))
+    .then_some(Veto::Order)
+}
+
+fn items(text: &Text<'_>) -> Vec<Item> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut part = (0, 0);
+    for (at, word) in text.words.iter().enumerate() {
+        let form = text.form(word);
+        if let Some((_, role)) = PARTS.iter().find(|(name, _)| *name == form) {
+            part = (*role, at + 4);
+            continue;
+        }
+        let number = text.numbers.iter().find(|number| number.words.start == at);
+        if number.is_none() && (word.role.function && !is_thing(text, at) || word.number) {
+            continue;
+        }
+        let class = if number.is_some() {
+            Class::Number
+        } else {
+            text.senses(at)
+                .find_map(|sense| match sense {
+                    Sense::Kind { kind, .. } => Some(Class::Kind(kind)),
+                    Sense::Unit { .. } => Some(Class::Unit),
+                    _ => None,
+                })
+                .unwrap_or(if word.capital && !word.first && !text.headline {
+                    Class::Name
+                } else {
+                    Class::Other
+                })
+        };
+        let key = number.map_or(word.key, |number| number.key);
+        if items.iter().all(|item| item.key != key) {
+            let role = if at < part.1 { part.0 } else { 0 };
+            items.push(Item {
+                key,
+                class,
+                part: role,
+                at,
+            });
+        }
+        // "From the old house": the part is that of the first thing named.
+        part = (0, 0);
+    }
+    items
+}
+
+/// Whether a word names a thing after all: "list" among types of data.
+fn is_thing(text: &Text<'_>, at: usize) -> bool {
+    text.senses(at)
+        .any(|sense| matches!(sense, Sense::Kind { .. }))
+}
+
+fn find(items: &[Item], key: u64) -> Option<(usize, &Item)> {
+    items.iter().enumerate().find(|(_, item)| item.key == key)
+}
+
+/// Whether names that come more than once come in another order.
+fn woven(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
+    let names = |text: &Text<'_>, items: &[Item]| -> Vec<u64> {
+        let named = |key: u64| {
+            find(items, key).is_some_and(|(_, item)| !matches!(item.class, Class::Other))
+        };
+        let keys = text.words.iter().map(|word| word.key);
+        keys.filter(|key| named(*key)).collect()
+    };
+    let (a, b) = (names(a, in_a), names(b, in_b));
+    let repeats = (1..a.len()).any(|i| a[..i].contains(&a[i]));
+    let sorted = |names: &[u64]| {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names
+    };
+    repeats && a != b && sorted(&a) == sorted(&b)
+}
+
+/// Whether a thing has a part in `a` that another has in `b`, both being in both.
+fn exchanged(a: &[Item], b: &[Item]) -> bool {
+    a.iter().filter(|item| item.part != 0).any(|x| {
+        find(b, x.key).is_some_and(|(_, same)| same.part != x.part)
+            && b.iter()
+                .filter(|y| y.part == x.part && y.class == x.class)
+                .any(|y| find(a, y.key).is_some_and(|(_, same)| same.part != y.part))
+    })
+}
+
+/// Whether two things of one class stand the other way round, and not in a list.
+fn turned(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
+    for (i, x) in in_a.iter().enumerate() {
+        for y in &in_a[i + 1..] {
+            if x.class != y.class || x.class == Class::Other {
+                continue;
+            }
+            let (Some((at_x, there_x)), Some((at_y, there_y))) =
+                (find(in_b, x.key), find(in_b, y.key))
+            else {
+                continue;
+            };
+            // "To London from Paris" is "from Paris to London".
+            let told = x.part != 0 && y.part != 0 && x.part != y.part;
+            let same = told && x.part == there_x.part && y.part == there_y.part;
+            if at_y < at_x && !same && !listed(a, x.at, y.at) && !listed(b, there_y.at, there_x.at)
+            {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Whether all is as it was, but for two words that have changed places over another between them.
+fn swapped(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
+    if in_a.len() != in_b.len() {
+        return false;
+    }
+    let differ: Vec<usize> = (0..in_a.len())
+        .filter(|i| in_a[*i].key != in_b[*i].key)
+        .collect();
+    let &[first, second] = differ.as_slice() else {
+        return false;
+    };
+    let crossed = in_a[first].key == in_b[second].key && in_a[second].key == in_b[first].key;
+    // "Chapter 3 of the book" is "the book's chapter 3".
+    let genitive = |text: &Text<'_>| {
+        text.source.contains("'s ") || text.words.iter().any(|word| text.form(word) == "of")
+    };
+    crossed
+        && in_a[first].class == in_a[second].class
+        && second > first + 1
+        && !(genitive(a) && genitive(b))
+        && !listed(a, in_a[first].at, in_a[second].at)
+        && !listed(b, in_b[first].at, in_b[second].at)
+}
+
+/// Whether two words stand in a list, where order says nothing: "A and B", "A or B", "A, B".
+fn listed(text: &Text<'_>, first: usize, second: usize) -> bool {
+    let between = &text.words[first + 1..second];
+    let only_and = between.iter().all(|word| {
+        matches!(
+            text.form(word),
+            "and" | "or" | "vs" | "versus" | "the" | "a" | "an" | "with"
+        )
+    });
+    let (start, end) = (text.words[first].span.end, text.words[second].span.start);
+    let comma = text.source[start..end].contains([',', '/', '&', '+']);
+    only_and && (!between.is_empty() || comma)
+        || text.source[start..end].contains(" and ")
+            && between.len() <= 5
+            && text.words[..first].iter().any(|word| {
+                matches!(
+                    text.form(word),
+                    "between" | "both" | "difference" | "compare"
+                )
+            })
+}

@@ -1,0 +1,122 @@
+//! What is asked for: who, when, where, why, how many.
+
+use super::Veto;
+use super::text::Text;
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Who,
+    When,
+    Where,
+    Why,
+    HowTo,
+    HowMany,
+    HowMuch,
+    HowLong,
+    HowOften,
+    HowOld,
+    HowFar,
+    How,
+    /// What a thing is.
+    What,
+    /// The thing itself: "write a poem", not how to.
+    Work,
+}
+
+/// Verbs that ask for something to be written, and not how it is.
+const WORK: &[&str] = &[
+    "write",
+    "translate",
+    "summarize",
+    "summarise",
+    "rewrite",
+    "generate",
+    "compose",
+    "draft",
+    "rephrase",
+    "paraphrase",
+    "fix",
+    "solve",
+    "proofread",
+    "correct",
+    "send",
+    "book",
+    "schedule",
+    "set",
+    "cancel",
+    "order",
+    "buy",
+    "turn",
+    "delete",
+    "remove",
+    "create",
+];
+
+/// Whether the texts ask for different things about the same.
+pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
+    let (a_asks, b_asks) = (asked(a)?, asked(b)?);
+    let how = |asked| {
+        use Asked::{HowFar, HowLong, HowMany, HowMuch, HowOften, HowOld, HowTo};
+        matches!(
+            asked,
+            HowTo | HowMany | HowMuch | HowLong | HowOften | HowOld | HowFar
+        )
+    };
+    // "How is it done" may ask for any of these.
+    let open = a_asks == Asked::How && how(b_asks) || b_asks == Asked::How && how(a_asks);
+    let what = a_asks == Asked::What || b_asks == Asked::What;
+    let works = a_asks == Asked::Work || b_asks == Asked::Work;
+    let said = what && (works || a_asks == Asked::How || b_asks == Asked::How);
+    (a_asks != b_asks && !open && !said).then_some(Veto::Question)
+}
+
+fn asked(text: &Text<'_>) -> Option<Asked> {
+    let form = |at: usize| text.words.get(at).map_or("", |word| text.form(word));
+    for at in 0..text.words.len() {
+        let next = form(at + 1);
+        let asked = match form(at) {
+            "who" | "whom" | "whose" => Asked::Who,
+            "when" if at == 0 || leads(text, at) => Asked::When,
+            "where" if at == 0 || leads(text, at) => Asked::Where,
+            "why" => Asked::Why,
+            "how" => match next {
+                "many" => Asked::HowMany,
+                "much" if form(at + 2) == "time" => Asked::HowLong,
+                "much" => Asked::HowMuch,
+                "long" => Asked::HowLong,
+                "often" | "frequently" => Asked::HowOften,
+                "old" => Asked::HowOld,
+                "far" => Asked::HowFar,
+                "come" => Asked::Why,
+                "to" => Asked::HowTo,
+                "do" | "can" | "should" | "could" | "would"
+                    if matches!(form(at + 2), "i" | "you" | "we" | "one" | "people") =>
+                {
+                    Asked::HowTo
+                }
+                "do" | "does" | "did" | "is" | "are" | "was" | "were" | "can" => Asked::How,
+                _ => continue,
+            },
+            "what" | "which" => match next {
+                "year" | "day" | "date" => Asked::When,
+                "person" | "author" => Asked::Who,
+                _ if next == "is" && matches!(form(at + 3), "reason") => Asked::Why,
+                "is" | "are" if matches!(form(at + 2), "a" | "an") && text.words.len() <= 5 => {
+                    Asked::What
+                }
+                _ => continue,
+            },
+            first if text.words[at].first && WORK.contains(&first) => Asked::Work,
+            "please" if WORK.contains(&next) => Asked::Work,
+            _ => continue,
+        };
+        return Some(asked);
+    }
+    None
+}
+
+/// Whether a question word at `at` asks, and does not join two clauses.
+fn leads(text: &Text<'_>, at: usize) -> bool {
+    text.words[..at].iter().all(|word| word.role.function)
+}

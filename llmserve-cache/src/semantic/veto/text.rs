@@ -1,0 +1,276 @@
+//! A text taken apart: words, numbers, code.
+
+use std::ops::Range;
+
+use super::code;
+use super::lexicon::{LEXICON, Role, Sense};
+use super::number::{self, Number};
+use super::stem::stem;
+
+/// A word of a text, or a run of digits in it.
+#[derive(Clone, Debug)]
+pub(super) struct Word {
+    /// Where it stands in the text as written.
+    pub(super) span: Range<usize>,
+    /// Where it stands in the text in lower case.
+    form: Range<usize>,
+    /// The same for all forms and all words for the same thing.
+    pub(super) key: u64,
+    pub(super) capital: bool,
+    /// All of it capitals, and more than one.
+    pub(super) acronym: bool,
+    /// First of a sentence, so that a capital says nothing.
+    pub(super) first: bool,
+    pub(super) role: Role,
+    /// Written in digits, or begins with one.
+    pub(super) digits: bool,
+    /// Part of a number.
+    pub(super) number: bool,
+    pub(super) senses: &'static [Sense],
+    /// What it stands for together with the next one.
+    pub(super) phrase: Option<Sense>,
+}
+
+/// A text taken apart once, to be compared with others.
+#[derive(Clone, Debug)]
+pub(super) struct Text<'t> {
+    pub(super) source: &'t str,
+    lower: String,
+    pub(super) words: Vec<Word>,
+    pub(super) numbers: Vec<Number>,
+    /// Code, quotations, paths: to be found in the other text letter by letter.
+    pub(super) literals: Vec<Range<usize>>,
+    /// Capitals everywhere, as in a headline: they say nothing.
+    pub(super) headline: bool,
+}
+
+impl<'t> Text<'t> {
+    pub(super) fn new(source: &'t str) -> Self {
+        let mut text = Self {
+            source,
+            lower: String::with_capacity(source.len() + 8),
+            words: Vec::with_capacity(source.len() / 5 + 1),
+            numbers: Vec::new(),
+            literals: Vec::new(),
+            headline: false,
+        };
+        let mut first = true;
+        let mut at = 0;
+        while let Some(c) = source[at..].chars().next() {
+            if c.is_whitespace() {
+                first |= c == '\n';
+                at += c.len_utf8();
+            } else if let Some(end) = code::quotation(source, at) {
+                text.literals.push(at..end);
+                first = false;
+                at = end;
+            } else {
+                let end = code::chunk(source, at);
+                let ends = source[..end].ends_with(['.', '?', '!', ':']);
+                if let Some(literal) = code::literal(source, at..end) {
+                    text.literals.push(literal);
+                } else {
+                    text.split(at..end, first);
+                }
+                first = ends;
+                at = end;
+            }
+        }
+        text.look_up();
+        text.numbers = number::numbers(&text);
+        for number in &text.numbers {
+            text.words[number.words.clone()]
+                .iter_mut()
+                .for_each(|word| word.number = true);
+        }
+        text
+    }
+
+    /// A word in lower case.
+    pub(super) fn form(&self, word: &Word) -> &str {
+        &self.lower[word.form.clone()]
+    }
+
+    /// Splits what stands between two spaces into words.
+    fn split(&mut self, chunk: Range<usize>, mut first: bool) {
+        let source = self.source;
+        let mut at = chunk.start;
+        while at < chunk.end {
+            let rest = &source[at..chunk.end];
+            let Some(c) = rest.chars().next() else { break };
+            let length = if let Some(length) = code::language(rest) {
+                length
+            } else if c.is_ascii_digit() {
+                number::digits(rest)
+            } else if c.is_alphanumeric() {
+                word(rest)
+            } else if c == '°' && rest[c.len_utf8()..].starts_with(['C', 'F', 'c', 'f']) {
+                c.len_utf8() + 1
+            } else if "%$€£¥₹".contains(c) {
+                c.len_utf8()
+            } else {
+                at += c.len_utf8();
+                continue;
+            };
+            first = self.push(at..at + length, first);
+            at += length;
+        }
+    }
+
+    /// Adds a word, contractions as the words they stand for. Whether the next is first.
+    fn push(&mut self, span: Range<usize>, first: bool) -> bool {
+        let written = &self.source[span.clone()];
+        let (body, contracted) = contraction(written);
+        if body.is_empty() {
+            return first;
+        }
+        let end = span.start + body.len();
+        self.push_form(span.start..end, body, first);
+        if contracted == Some("not") {
+            self.push_form(end..span.end, "not", false);
+        }
+        false
+    }
+
+    fn push_form(&mut self, span: Range<usize>, form: &str, first: bool) {
+        let start = self.lower.len();
+        for c in form.chars() {
+            // A dotted acronym is the same without its dots.
+            if c != '.' || form.starts_with(|c: char| c.is_ascii_digit()) {
+                self.lower.extend(c.to_lowercase());
+            }
+        }
+        let letters = || form.chars().filter(|c| c.is_alphabetic());
+        self.words.push(Word {
+            span,
+            form: start..self.lower.len(),
+            key: 0,
+            capital: form.starts_with(char::is_uppercase),
+            acronym: letters().count() > 1 && letters().all(char::is_uppercase),
+            first,
+            role: Role::default(),
+            digits: form.starts_with(|c: char| c.is_ascii_digit()),
+            number: false,
+            senses: &[],
+            phrase: None,
+        });
+    }
+
+    /// Looks every word up.
+    fn look_up(&mut self) {
+        let lexicon = &*LEXICON;
+        for i in 0..self.words.len() {
+            let form = &self.lower[self.words[i].form.clone()];
+            let stemmed = stem(form);
+            let senses = lexicon.senses(stemmed);
+            let synonym = senses.iter().find_map(|sense| match sense {
+                Sense::Synonym(id) => Some(u64::from(*id)),
+                _ => None,
+            });
+            let key =
+                synonym.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(stemmed.as_bytes()) | 1 << 63);
+            let phrase = self
+                .words
+                .get(i + 1)
+                .and_then(|next| lexicon.phrase(stemmed, stem(&self.lower[next.form.clone()])));
+            let role = lexicon.role(form);
+            let word = &mut self.words[i];
+            (word.role, word.senses, word.phrase, word.key) = (role, senses, phrase, key);
+        }
+        let (mut long, mut capitals) = (0, 0);
+        for word in &self.words {
+            let letters = word.span.len() > 3 && !word.digits && !word.first;
+            long += usize::from(letters);
+            capitals += usize::from(letters && word.capital);
+        }
+        self.headline = long >= 4 && 10 * capitals >= 9 * long;
+    }
+
+    /// Words with a subject of their own.
+    pub(super) fn content(&self) -> impl Iterator<Item = (usize, &Word)> {
+        let content = |(_, word): &(usize, &Word)| !word.role.function;
+        self.words.iter().enumerate().filter(content)
+    }
+
+    pub(super) fn has(&self, key: u64) -> bool {
+        self.words.iter().any(|word| word.key == key)
+    }
+
+    /// What a word stands for here, of all that it may stand for.
+    pub(super) fn senses(&self, at: usize) -> impl Iterator<Item = Sense> + '_ {
+        let word = &self.words[at];
+        let before = at.checked_sub(1).map(|i| &self.words[i]);
+        let number = before.is_some_and(|before| {
+            before.digits || number::is_number_word(self.form(before)) || self.form(before) == "$"
+        });
+        let named = before.is_some_and(|before| {
+            matches!(
+                self.form(before),
+                "in" | "with" | "using" | "on" | "into" | "to"
+            )
+        });
+        let written = word.capital && !word.first || self.form(word).contains(['+', '#']);
+        let counts = move |sense: &Sense| match sense {
+            Sense::Kind { capital: true, .. } => {
+                written || named && word.span.len() > 2 || word.acronym
+            }
+            // "Seconds" are a unit anywhere, "second" need not be.
+            Sense::Unit { behind: true, .. } => {
+                number || word.span.len() > 4 && self.form(word).ends_with('s')
+            }
+            _ => true,
+        };
+        // "US dollars" are not from the United States.
+        let alone: &[Sense] = if word.phrase.is_some() {
+            &[]
+        } else {
+            word.senses
+        };
+        alone.iter().copied().chain(word.phrase).filter(counts)
+    }
+}
+
+/// The length of the word that a text begins with: letters and digits, apostrophes between letters,
+/// dots between single letters.
+fn word(rest: &str) -> usize {
+    let mut end = 0;
+    let mut run = 0;
+    let mut chars = rest.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let next = chars.peek().map(|(_, c)| *c);
+        if c.is_alphanumeric() {
+            run += 1;
+            end = at + c.len_utf8();
+        } else if next.is_some_and(char::is_alphabetic)
+            && (matches!(c, '\'' | '’') || c == '.' && run == 1)
+        {
+            run = 0;
+        } else {
+            break;
+        }
+    }
+    end
+}
+
+/// A word without what is contracted to it, and the word that this stands for.
+fn contraction(word: &str) -> (&str, Option<&'static str>) {
+    let Some(at) = word.rfind(['\'', '’']) else {
+        return (word, None);
+    };
+    let mark = if word[at..].starts_with('\'') {
+        1
+    } else {
+        '’'.len_utf8()
+    };
+    let ending = &word[at + mark..];
+    if ending.eq_ignore_ascii_case("t") {
+        let body = &word[..at];
+        let body = body.strip_suffix(['n', 'N']).unwrap_or(body);
+        // "can't" has but one n, and "won't" is of "will".
+        return match body {
+            "ca" | "wo" | "sha" | "Ca" | "Wo" | "Sha" => (&word[..at], Some("not")),
+            _ => (body, Some("not")),
+        };
+    }
+    (&word[..at], None)
+}
