@@ -22,10 +22,12 @@ mod quantised;
 mod scan;
 mod shelf;
 mod threshold;
+mod verify;
 mod veto;
 
 pub use error::IndexError;
 pub use index::{IndexStats, SemanticIndex, SemanticIndexBuilder};
 pub use nearest::{Nearest, Verdict};
 pub use threshold::Threshold;
+pub use verify::{Decision, ErrorBound, Evidence};
 pub use veto::{Veto, veto};

@@ -27,12 +27,12 @@ impl Threshold {
     /// Sentence encoders of the MiniLM family.
     const MINILM: Self = Self {
         texts: 0.8,
-        words: 0.5,
+        words: 0.6,
     };
     /// Hashed n-grams, which know forms and not meanings.
     const HASHED: Self = Self {
         texts: 0.6,
-        words: 0.5,
+        words: 0.6,
     };
     const UNKNOWN: Self = Self {
         texts: 0.9,

@@ -14,13 +14,15 @@
 //!                                                    ├─ opposite   enable and disable
 //!                                                    ├─ name       France and Spain; dogs and cats
 //!                                                    ├─ order      from A to B, from B to A
-//!                                                    └─ question   who founded it, when
+//!                                                    ├─ question   who founded it, when
+//!                                                    └─ extra      a recipe, a vegan recipe
 //! ```
 //!
 //! Case, plural, contractions, synonyms and word order as such are no difference. Every rule is
 //! symmetric, and none looks at anything but the two texts.
 
 mod code;
+mod extra;
 mod focus;
 mod language;
 mod lexicon;
@@ -76,7 +78,7 @@ pub enum Veto {
     Order,
     /// Asked for different things: who and when, how many and how long.
     Question,
-    /// One says something more in a sentence of its own.
+    /// One says something more: in a sentence of its own, or by a word put in.
     Extra,
     /// The words in which they differ are not alike, by the embedder.
     Wording,
@@ -112,14 +114,8 @@ pub fn veto(a: &str, b: &str) -> Option<Veto> {
 /// What tells the parts apart in which two texts differ.
 pub(super) fn compare(focus: &Focus<'_>) -> Option<Veto> {
     let (a, b) = (Text::new(focus.a), Text::new(focus.b));
-    if a.words.is_empty() != b.words.is_empty() || focus.a.is_empty() != focus.b.is_empty() {
-        // One has a sentence more. "Thank you." changes nothing, all else may.
-        let polite = |text: &Text<'_>| {
-            text.words.iter().all(|word| word.role.function)
-                && (text.words.is_empty() || text.words.iter().any(|word| word.role.polite))
-                && text.literals.is_empty()
-        };
-        return (!polite(&a) || !polite(&b)).then_some(Veto::Extra);
+    if let Some(veto) = extra::sentence(&a, &b) {
+        return Some(veto);
     }
     let rules = [
         language::veto,
@@ -130,6 +126,7 @@ pub(super) fn compare(focus: &Focus<'_>) -> Option<Veto> {
         negation::veto,
         order::veto,
         question::veto,
+        extra::veto,
     ];
     rules.iter().find_map(|rule| rule(&a, &b))
 }

@@ -89,6 +89,8 @@ fn asked(text: &Text<'_>) -> Option<Asked> {
                 "old" => Asked::HowOld,
                 "far" => Asked::HowFar,
                 "come" => Asked::Why,
+                // "How do you say" asks for the words.
+                _ if form(at + 3) == "say" => return None,
                 "to" => Asked::HowTo,
                 "do" | "can" | "should" | "could" | "would"
                     if matches!(form(at + 2), "i" | "you" | "we" | "one" | "people") =>

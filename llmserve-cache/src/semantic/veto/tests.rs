@@ -249,6 +249,8 @@ fn code_order_question_extra() {
         &[
             ("What is tea?", "What is tea? Answer in one word."),
             ("Sum it up.", "Sum it up. Use bullet points."),
+            ("A recipe for lasagna", "A vegan recipe for lasagna"),
+            ("How do I clean it?", "How do I clean it quietly?"),
         ],
         &[Some(Veto::Extra)],
     );

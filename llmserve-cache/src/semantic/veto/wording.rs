@@ -1,7 +1,8 @@
 //! The words in which two texts differ.
 
 use super::Focus;
-use super::text::Text;
+use super::extra::apart;
+use super::text::{Text, Word};
 
 /// What each text says and the other does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,20 +24,12 @@ pub(crate) fn wording(focus: &Focus<'_>) -> Wording {
             .collect();
         own.join(" ")
     };
-    let (in_a, in_b) = (&a.words, &b.words);
-    let same = |(x, y): &(&super::text::Word, &super::text::Word)| x.key == y.key;
-    let start = in_a.iter().zip(in_b).take_while(same).count();
-    let most = in_a.len().min(in_b.len()) - start;
-    let back = in_a.iter().rev().zip(in_b.iter().rev());
-    let end = back.take(most).take_while(same).count();
-    let content = |text: &Text<'_>| {
-        let middle = &text.words[start..text.words.len() - end];
-        middle
-            .iter()
-            .filter(|word| !word.role.function && !word.number)
-            .count()
+    let content = |words: &[Word]| {
+        let content = |word: &&Word| !word.role.function && !word.number;
+        words.iter().filter(content).count()
     };
-    let replaced = (1..=2).contains(&content(&a)) && (1..=2).contains(&content(&b));
+    let (of_a, of_b) = apart(&a, &b);
+    let replaced = (1..=2).contains(&content(of_a)) && (1..=2).contains(&content(of_b));
     Wording {
         a: own(&a, &b),
         b: own(&b, &a),

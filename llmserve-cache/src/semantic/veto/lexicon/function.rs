@@ -17,6 +17,9 @@ pub(super) const FUNCTION: &str = "\
     suggest suggestion idea ideas tip tips advice question answer help understand come take takes \
     number amount count happens both time";
 
+/// Words that come and go with the noun.
+pub(super) const ARTICLES: &str = "a an the";
+
 /// Words of politeness, which may stand alone in a sentence.
 pub(super) const POLITE: &str = "please thanks thank hi hello hey dear kindly advance";
 

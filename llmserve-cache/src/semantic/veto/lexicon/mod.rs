@@ -37,6 +37,7 @@ pub(super) enum Sense {
 pub(super) struct Role {
     pub(super) function: bool,
     pub(super) polite: bool,
+    pub(super) article: bool,
     pub(super) negation: bool,
 }
 
@@ -60,6 +61,9 @@ impl Lexicon {
         };
         for word in function::FUNCTION.split_whitespace() {
             lexicon.roles.entry(word).or_default().function = true;
+        }
+        for word in function::ARTICLES.split_whitespace() {
+            lexicon.roles.entry(word).or_default().article = true;
         }
         for word in function::POLITE.split_whitespace() {
             let role = lexicon.roles.entry(word).or_default();
