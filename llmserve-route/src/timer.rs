@@ -71,6 +71,9 @@ struct Alarms {
 struct State {
     waiting: BTreeMap<Key, Waker>,
     numbers: u64,
+    /// Until when the thread sleeps: whoever waits for an earlier time must wake it, and nobody
+    /// else needs to. [`Time::ZERO`] while it is awake, for it looks before it sleeps.
+    asleep_until: Time,
     running: bool,
     ended: bool,
 }
@@ -129,12 +132,12 @@ impl Timer for SystemTimer {
                 return Alarm::past();
             }
         }
-        let alarm = self.alarms.add(&mut state, at, waker);
-        let first = state.waiting.first_key_value().map(|(key, _)| *key);
-        if first == alarm.0.as_ref().map(|(_, key)| *key) {
+        // A request that is answered in time drops its alarm and the next one's is later: the thread,
+        // asleep until the first one's, is not woken for each of them.
+        if at < state.asleep_until {
             self.alarms.changed.notify_one();
         }
-        alarm
+        self.alarms.add(&mut state, at, waker)
     }
 }
 
@@ -167,11 +170,17 @@ fn ring(clock: SystemClock, alarms: &Alarms) {
         }
         match state.waiting.first_key_value() {
             Some(((at, _), _)) => {
+                let at = *at;
+                state.asleep_until = at;
                 let pause = at.saturating_sub(now);
                 alarms.changed.wait_for(&mut state, pause);
             }
-            None => alarms.changed.wait(&mut state),
+            None => {
+                state.asleep_until = Time::MAX;
+                alarms.changed.wait(&mut state);
+            }
         }
+        state.asleep_until = Time::ZERO;
     }
 }
 
@@ -274,6 +283,29 @@ mod tests {
         drop(timer);
         drop(tell);
         assert!(told.recv().is_err());
+    }
+
+    #[test]
+    fn whatever_the_thread_sleeps_for_the_earliest_wakes_it() {
+        let timer = SystemTimer::new();
+        let (tell, told) = mpsc::channel();
+        let waker = |number| Waker::from(Arc::new(Tells(number, tell.clone())));
+        let after = |ms| timer.now() + Duration::from_millis(ms);
+        // It sleeps for one that nobody waits for any more, and others are later.
+        for number in 0..20 {
+            drop(timer.wake_at(after(2), waker(100 + number)));
+            let later = timer.wake_at(after(4), waker(number));
+            assert_eq!(told.recv(), Ok(number));
+            drop(later);
+        }
+        // It sleeps for long, and others are earlier.
+        let _long = timer.wake_at(after(100_000), waker(50));
+        for number in 0..20 {
+            let sooner = timer.wake_at(after(50_000 - u64::from(number)), waker(60));
+            let soon = timer.wake_at(after(1), waker(number));
+            assert_eq!(told.recv(), Ok(number));
+            drop((soon, sooner));
+        }
     }
 
     #[test]
