@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use llmserve_core::error::panic_message;
-use llmserve_core::{Error, Event, EventStream, Request};
+use llmserve_core::{Error, Event, EventStream, ModelError, Request};
 
 use super::assigned::Assigned;
 use crate::failover::is_about_replica;
@@ -23,8 +23,9 @@ pub(crate) struct Attempt {
     assigned: Assigned,
     /// Whether it has been counted as failed; once is enough.
     failed: bool,
-    /// Choices that have not finished.
+    /// Choices that have not finished, and whether there were any and all have.
     unfinished: usize,
+    ended: bool,
     /// How long after the call of the router it was dispatched.
     behind: Duration,
 }
@@ -44,12 +45,18 @@ impl Attempt {
             assigned,
             failed: false,
             unfinished,
+            ended: false,
             behind,
         }
     }
 
-    /// The replica's next item, its timings counted from the call of the router.
+    /// The replica's next item, its timings counted from the call of the router. Nothing comes after
+    /// the end of the last choice, whatever the replica has to say; a stream that ends before that is
+    /// an error.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        if self.ended {
+            self.drop_stream();
+        }
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(None);
         };
@@ -66,7 +73,12 @@ impl Attempt {
                 }
                 Poll::Ready(Some(Err(error)))
             }
-            other => other,
+            Poll::Ready(None) => {
+                let error = ModelError::Backend("the answer broke off".to_owned()).into();
+                self.fail(&error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -93,6 +105,7 @@ impl Attempt {
             finished.timings = finished.timings.later(self.behind);
             self.unfinished = self.unfinished.saturating_sub(1);
             if self.unfinished == 0 {
+                self.ended = true;
                 self.assigned.end(End::Finished);
             }
         }

@@ -1,6 +1,7 @@
 //! Routers over replicas that follow a script.
 
 mod eligibility;
+mod endings;
 mod failover;
 mod membership;
 mod naive;

@@ -237,7 +237,17 @@ fn a_second_replica_is_asked_and_the_first_to_answer_wins() {
     assert_eq!(router.stats().replicas[0].failed, 0);
     assert_idle(&router);
 
-    // A hedge that fails leaves the first alone; one that finds nobody asks once.
+    // A hedge that fails leaves the first alone, and the next is asked in its place; one that
+    // finds nobody asks once.
+    let (late, bad) = (silent(), Scripted::always(fails(broken())));
+    let third = Scripted::always(says("c"));
+    let replicas = [("a", late.clone()), ("b", bad.clone()), ("c", third)];
+    let (router, timer) = timed(&replicas, |b| b.hedge(hedge));
+    let mut reader = Reader::of(&router, &timer, Request::text(""));
+    reader.read();
+    assert_eq!(reader.after(ms(50)), ("<c>".into(), None));
+    assert_eq!((late.live(), bad.calls()), (0, 1));
+    assert_idle(&router);
     let late = Scripted::always(vec![Step::Hang]);
     let bad = Scripted::always(fails(broken()));
     let (router, timer) = timed(&[("a", late.clone()), ("b", bad.clone())], |b| {

@@ -44,7 +44,7 @@ pub(crate) struct Routed {
     spare: Option<Box<(Request, Prepared)>>,
     /// Replicas asked so far, the present ones included.
     tried: Vec<Slot>,
-    /// Whether a second replica has been asked, or looked for.
+    /// Whether a second replica has been asked that has not failed, or looked for in vain.
     hedged: bool,
     stage: Stage,
     called: Time,
@@ -294,9 +294,12 @@ impl Routed {
                     drop(attempt);
                     return Step::of(self.begin_answer(second, said, event, now));
                 }
-                // Its failure has been counted. What is wrong with the request, if anything is,
-                // the first will say.
-                Poll::Ready(_) => hedge = None,
+                // Its failure has been counted, and the next is asked in its place. What is wrong
+                // with the request, if anything is, the first will say.
+                Poll::Ready(end) => {
+                    hedge = None;
+                    self.hedged = !matches!(&end, Some(Err(error)) if is_about_replica(error));
+                }
                 Poll::Pending => {}
             }
         }
@@ -328,7 +331,7 @@ impl Routed {
         }
         let began = attempt.assigned().began();
         if self.hedge_at(began).is_some_and(|at| now >= at) {
-            // Once a request, whether or not there is somebody to ask.
+            // Once a request, whether or not there is somebody to ask, but for those that fail.
             self.hedged = true;
             if self.shared.budget.spend(now) {
                 hedge = self.dispatch(said.as_ref()).ok();
