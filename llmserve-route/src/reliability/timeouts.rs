@@ -27,6 +27,11 @@ pub struct Timeouts {
     pub between_tokens: Option<Duration>,
     /// From the call to the end, whoever answers. Then the request fails.
     pub total: Option<Duration>,
+    /// From when a replica is asked, or was last heard, until it is asked for nothing more where
+    /// there is somebody else: requests that it has wait on. It is asked again when it is heard, and
+    /// to see whether it is, each time that its silence has doubled. Right is several times what a
+    /// step of its engine takes.
+    pub avoid_after: Option<Duration>,
 }
 
 /// Setters: each replaces the field of its name.
@@ -48,6 +53,12 @@ impl Timeouts {
         self.total = Some(limit);
         self
     }
+
+    /// See [`Timeouts::avoid_after`].
+    pub fn avoid_after(mut self, silence: Duration) -> Self {
+        self.avoid_after = Some(silence);
+        self
+    }
 }
 
 impl Timeouts {
@@ -56,6 +67,7 @@ impl Timeouts {
             ("Timeouts::first_token", self.first_token),
             ("Timeouts::between_tokens", self.between_tokens),
             ("Timeouts::total", self.total),
+            ("Timeouts::avoid_after", self.avoid_after),
         ] {
             if limit == Some(Duration::ZERO) {
                 let reason = "nobody could answer in no time; leave it out for no limit";

@@ -6,6 +6,7 @@ use llmserve_core::{Request, Time};
 use parking_lot::Mutex;
 
 use super::shared::Shared;
+use super::silence::Sign;
 use crate::fleet::Slot;
 use crate::outcome::{Answering, End, Outcome};
 use crate::replica::Replica;
@@ -29,6 +30,8 @@ pub struct Assigned {
     others: bool,
     answering: Option<Time>,
     ended: bool,
+    /// Where it is said that the replica was heard, if anybody wants to know.
+    sign: Option<Sign>,
 }
 
 /// The count of a request, taken back once.
@@ -80,7 +83,13 @@ impl Assigned {
             others,
             answering: None,
             ended: false,
+            sign: None,
         }
+    }
+
+    pub(super) fn heard_by(mut self, sign: Option<Sign>) -> Self {
+        self.sign = sign;
+        self
     }
 
     /// Where the replica is in the fleet.
@@ -124,8 +133,17 @@ impl Assigned {
         move || counted.release()
     }
 
+    /// The replica said something: it is not [silent](crate::reliability::Timeouts::avoid_after).
+    /// [`answering`](Self::answering) says so too, of the first event.
+    pub fn heard(&self) {
+        if let Some(sign) = &self.sign {
+            sign.heard(self.shared.timer.now());
+        }
+    }
+
     /// The first event came. Later calls do nothing.
     pub fn answering(&mut self) {
+        self.heard();
         if self.answering.is_none() && !self.ended {
             let now = self.shared.timer.now();
             self.answering = Some(now);

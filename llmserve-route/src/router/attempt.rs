@@ -66,6 +66,9 @@ impl Attempt {
             Poll::Ready(Some(Ok(event))) => Poll::Ready(Some(Ok(self.pass(event)))),
             Poll::Ready(Some(Err(error))) => {
                 self.drop_stream();
+                if !matches!(error, Error::TimedOut { .. }) {
+                    self.assigned.heard();
+                }
                 if is_about_replica(&error) {
                     self.count_failure(&error);
                 } else {

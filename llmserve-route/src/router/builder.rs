@@ -301,7 +301,7 @@ impl RouterBuilder {
             replay,
             random: seed.map_or_else(Rng::new, Rng::seeded),
             fallbacks: chains(&fallbacks)?,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new(timeouts.avoid_after)),
         };
         shared.join(&mut shared.state.lock(), replicas);
         Ok(Router::from_shared(shared))

@@ -6,6 +6,7 @@ mod builder;
 mod eligible;
 mod routed;
 mod shared;
+mod silence;
 
 pub use assigned::Assigned;
 pub(crate) use attempt::Attempt;

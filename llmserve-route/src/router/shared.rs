@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmserve_core::error::panic_message;
 use llmserve_core::{Error, Request};
@@ -10,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::assigned::Assigned;
 use super::eligible::Scene;
+use super::silence::Silence;
 use crate::ask::{Ask, Prepared};
 use crate::availability::Availability;
 use crate::candidates::Candidates;
@@ -49,9 +51,19 @@ pub(crate) struct State {
     /// By slot index; as long as the fleet has places.
     pub(crate) loads: Vec<Load>,
     full: ReplicaSet,
+    /// None where silence is nothing to go by.
+    silence: Option<Silence>,
 }
 
 impl State {
+    /// Nobody is there. Who is silent for so long is avoided.
+    pub(crate) fn new(avoid_after: Option<Duration>) -> Self {
+        Self {
+            silence: avoid_after.map(Silence::new),
+            ..Self::default()
+        }
+    }
+
     fn release(&mut self, slot: Slot, tokens: u64) {
         if self.fleet.replica(slot).is_none() {
             return;
@@ -116,6 +128,9 @@ impl Shared {
             if set.is_empty() {
                 set = self.fall_back(&scene, &mut ask)?;
             }
+            if let Some(silence) = &mut state.silence {
+                silence.narrow(&mut set, ask.now);
+            }
             let candidates = Candidates::new(&state.fleet, &state.loads, &set);
             let Some(slot) = self.strategy.pick(&ask, &candidates) else {
                 return Err(Refusal::Declined(declined(&candidates)));
@@ -143,6 +158,8 @@ impl Shared {
         if load.outstanding >= load.capacity {
             state.full.insert(slot.index());
         }
+        let silence = state.silence.as_mut();
+        let sign = silence.and_then(|silence| silence.dispatched(slot, ask.now));
         // What the replica shall be asked for, where that is not what the router was.
         let renamed = ask.model.and_then(|model| {
             let alias = state.fleet.masks.renamed(slot.index(), model);
@@ -157,7 +174,8 @@ impl Shared {
             ask.now,
             memory,
             others,
-        ))
+        )
+        .heard_by(sign))
     }
 
     /// Those that may answer as the first model that stands in and has any; `ask` then asks for
@@ -248,6 +266,9 @@ impl Shared {
                 state.loads.resize(slot.index() + 1, Load::default());
             }
             state.loads[slot.index()] = Load::of(&replica.info);
+            if let Some(silence) = &mut state.silence {
+                silence.joined(slot);
+            }
             quietly(|| self.availability.joined(slot, &replica.info));
             quietly(|| self.strategy.joined(slot, &replica.info));
         }

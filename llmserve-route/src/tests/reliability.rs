@@ -546,3 +546,31 @@ proptest! {
         prop_assert_eq!(timer.next(), None);
     }
 }
+
+#[test]
+fn a_replica_that_hangs_meets_few_requests() {
+    let (hung, well) = (silent(), Scripted::always(says("b")));
+    let wary = Timeouts::default()
+        .first_token(ms(1_000))
+        .avoid_after(ms(100));
+    let (router, timer) = timed(&[("a", hung.clone()), ("b", well.clone())], |b| {
+        b.timeouts(wary)
+    });
+    // The strategy would have the first, always; a request every 10 ms.
+    let mut readers = Vec::new();
+    for _ in 0..90 {
+        let mut reader = Reader::of(&router, &timer, Request::text(""));
+        reader.read();
+        readers.push(reader);
+        timer.advance(ms(10));
+    }
+    // Those of the first 100 ms, and at about 200, 400 and 800.
+    assert!((11..=15).contains(&hung.calls()), "{}", hung.calls());
+    assert_eq!(hung.calls() + well.calls(), 90);
+    // Where there is nobody else it is asked nevertheless.
+    router.remove("b").unwrap();
+    let before = hung.calls();
+    let _reader = Reader::of(&router, &timer, Request::text(""));
+    assert_eq!(hung.calls(), before + 1);
+    drop(readers);
+}
