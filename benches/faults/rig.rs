@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use llmserve::{Event, Generate, Request};
-use llmserve_route::gateway::Gateway;
 use llmserve_route::health::{BreakerConfig, Breakers};
-use llmserve_route::reliability::Timeouts;
+use llmserve_route::reliability::{Hedge, RetryBudget, Timeouts};
 use llmserve_route::remote::{Dialect, RemoteEndpoint};
 use llmserve_route::{Replica, Router};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::service::{ERRORS, HUNG, SLOW, Service, WELL, token};
+use crate::server::Process;
+use crate::service::{ERRORS, HUNG, QUICK, SLOW, WELL, token};
 
 /// For a connection.
 pub const CONNECT: Duration = Duration::from_millis(500);
@@ -38,37 +38,19 @@ pub enum Fault {
     Slow,
 }
 
+/// One place for a process.
 struct Server {
-    service: Arc<Service>,
     address: SocketAddr,
     /// None while it is killed.
-    runtime: Option<Runtime>,
-}
-
-impl Server {
-    fn start(&mut self) -> Result<(), Box<dyn Error>> {
-        let runtime = runtime()?;
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(self.address))?;
-        self.address = listener.local_addr()?;
-        let app = Gateway::new(self.service.clone()).into_router();
-        runtime.spawn(async move { axum::serve(listener, app).await });
-        self.runtime = Some(runtime);
-        Ok(())
-    }
-}
-
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
+    process: Option<Process>,
 }
 
 /// The whole stage.
 pub struct Rig {
     servers: Vec<Server>,
+    pub endpoints: Vec<RemoteEndpoint>,
     router: Router,
-    clients: Runtime,
+    pub clients: Runtime,
     seeds: AtomicU32,
 }
 
@@ -81,7 +63,6 @@ pub struct Outcome {
     /// How long the first token took, and the end.
     pub first: Option<Duration>,
     pub end: Duration,
-    /// Servers that were asked, at least: those that are said to have begun.
     pub error: Option<String>,
 }
 
@@ -110,78 +91,99 @@ impl Traffic {
     }
 }
 
+/// How long a server may say nothing, to the router.
+pub fn timeouts() -> Timeouts {
+    Timeouts::default()
+        .first_token(SILENCE)
+        .between_tokens(SILENCE)
+        .avoid_after(SILENCE / 10)
+}
+
 impl Rig {
     pub fn new() -> Result<Self, Box<dyn Error>> {
-        let clients = runtime()?;
+        let clients = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let mut servers = Vec::new();
-        let mut router = Router::builder();
+        let mut endpoints = Vec::new();
         for at in 0..4 {
-            let mut server = Server {
-                service: Arc::default(),
-                address: SocketAddr::from(([127, 0, 0, 1], 0)),
-                runtime: None,
-            };
-            server.start()?;
-            let name = format!("server {at}");
+            let process = Process::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
             let timeouts = llmserve_route::remote::Timeouts::default().connect(CONNECT);
-            let endpoint = RemoteEndpoint::builder(&name, format!("http://{}", server.address))
+            let url = format!("http://{}", process.address);
+            let endpoint = RemoteEndpoint::builder(format!("server {at}"), url)
                 .dialect(Dialect::Llmserve)
                 .timeouts(timeouts)
                 .runtime(clients.handle().clone())
                 .build()?;
-            router = router.replica(Replica::new(name, endpoint).identity("these weights"));
-            servers.push(server);
+            endpoints.push(endpoint);
+            servers.push(Server {
+                address: process.address,
+                process: Some(process),
+            });
         }
         let breaker = BreakerConfig::default()
             .consecutive(3)
             .open_for(Duration::from_millis(500))
             .open_for_at_most(Duration::from_secs(2));
-        let silence = Timeouts::default()
-            .first_token(SILENCE)
-            .between_tokens(SILENCE);
-        let router = router
+        let router = Router::builder()
+            .replicas(endpoints.iter().map(|endpoint| {
+                Replica::new(endpoint.name(), endpoint.clone()).identity("these weights")
+            }))
             .availability(Breakers::new(breaker)?)
-            .timeouts(silence)
+            .timeouts(timeouts())
             .max_attempts(8)
+            .hedge(Hedge::After(SILENCE / 5))
             // Three of four servers fail at once: more retries than a fleet at peace needs.
-            .retry_budget(llmserve_route::reliability::RetryBudget::default().ratio(3.0))
+            .retry_budget(RetryBudget::default().ratio(3.0))
             .build()?;
         Ok(Self {
             servers,
+            endpoints,
             router,
             clients,
             seeds: AtomicU32::new(1),
         })
     }
 
+    /// Whoever is killed stays killed.
     pub fn fault(&mut self, server: usize, fault: Fault) -> Result<(), Box<dyn Error>> {
-        let server = &mut self.servers[server];
+        let process = &mut self.servers[server].process;
         let switch = match fault {
             Fault::Killed => {
-                if let Some(runtime) = server.runtime.take() {
-                    runtime.shutdown_background();
-                }
+                *process = None;
                 return Ok(());
             }
             Fault::Hung => HUNG,
             Fault::Errors => ERRORS,
             Fault::Slow => SLOW,
         };
-        server.service.fault.store(switch, Ordering::Relaxed);
+        if let Some(process) = process {
+            process.tell(switch)?;
+        }
         Ok(())
     }
 
     pub fn heal(&mut self, server: usize) -> Result<(), Box<dyn Error>> {
         let server = &mut self.servers[server];
-        server.service.fault.store(WELL, Ordering::Relaxed);
-        // Its former self may not have let go of the port yet.
+        if let Some(process) = &mut server.process {
+            return Ok(process.tell(WELL)?);
+        }
+        // A connection of somebody else's may have its port for a moment.
         for _ in 0..200 {
-            if server.runtime.is_some() || server.start().is_ok() {
+            if let Ok(process) = Process::start(server.address) {
+                server.process = Some(process);
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(format!("{} is still taken", server.address).into())
+    }
+
+    /// Every server answers as quickly as it can.
+    pub fn hurry(&mut self) -> std::io::Result<()> {
+        let mut processes = self.servers.iter_mut().filter_map(|s| s.process.as_mut());
+        processes.try_for_each(|process| process.tell(QUICK))
     }
 
     pub fn dispatched(&self, server: usize) -> u64 {
@@ -193,18 +195,24 @@ impl Rig {
         stats.replicas.iter().map(|r| r.dispatched).sum()
     }
 
-    /// `rate` requests a second for so long.
+    /// `rate` requests a second for so long, to the router.
     pub fn start(&self, rate: u32, time: Duration) -> Traffic {
+        self.start_at(Arc::new(self.router.clone()), rate, time)
+    }
+
+    /// The same to any service.
+    pub fn start_at(&self, service: Arc<dyn Generate>, rate: u32, time: Duration) -> Traffic {
         let requests = (f64::from(rate) * time.as_secs_f64()) as u32;
         let first = self.seeds.fetch_add(requests, Ordering::Relaxed);
-        let router = self.router.clone();
         let pause = time / requests.max(1);
         let sender = self.clients.spawn(async move {
             let began = tokio::time::Instant::now();
             let mut sent = Vec::new();
             for number in 0..requests {
                 tokio::time::sleep_until(began + pause * number).await;
-                sent.push(tokio::spawn(ask(router.clone(), first + number)));
+                let service = service.clone();
+                let asks = async move { ask(&*service, first + number, 2).await };
+                sent.push(tokio::spawn(asks));
             }
             sent
         });
@@ -216,37 +224,35 @@ impl Rig {
     }
 
     /// Nothing runs any more, as the router and the servers count.
-    pub fn is_idle(&self) -> Result<(), String> {
-        let busy = || {
-            let stats = self.router.stats();
-            let mut counts: Vec<_> = stats.replicas.iter().map(|r| r.outstanding).collect();
-            let live = self
-                .servers
-                .iter()
-                .map(|s| s.service.live.load(Ordering::SeqCst));
-            counts.extend(live);
-            counts
-        };
+    pub fn is_idle(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut counts = Vec::new();
         for _ in 0..500 {
-            if busy().iter().all(|count| *count == 0) {
+            let stats = self.router.stats();
+            counts = stats.replicas.iter().map(|r| r.outstanding).collect();
+            for server in &mut self.servers {
+                if let Some(process) = &mut server.process {
+                    counts.push(process.live()?);
+                }
+            }
+            if counts.iter().all(|count| *count == 0) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Err(format!(
-            "outstanding at the router, live at the servers: {:?}",
-            busy()
-        ))
+        Err(format!("outstanding at the router, live at the servers: {counts:?}").into())
     }
 }
 
-async fn ask(router: Router, prompt: u32) -> Outcome {
+/// Asks for the answer to a prompt of so many tokens, and reads it.
+pub async fn ask(service: &dyn Generate, prompt: u32, length: usize) -> Outcome {
     let tokens = 4 + prompt as usize % 13;
-    let request = Request::tokens([prompt, 7])
+    let mut ids = vec![7; length];
+    ids[0] = prompt;
+    let request = Request::tokens(ids)
         .max_tokens(tokens)
         .seed(u64::from(prompt));
     let began = Instant::now();
-    let mut stream = router.generate(request);
+    let mut stream = service.generate(request);
     let mut outcome = Outcome {
         whole: false,
         wrong: false,
@@ -275,10 +281,10 @@ async fn ask(router: Router, prompt: u32) -> Outcome {
     outcome
 }
 
-/// Memory of this process, servers and all, in MiB; 0 where it is not told.
-pub fn resident_mib() -> u64 {
+/// Memory of this process, without the servers', in KiB; 0 where it is not told.
+pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.unwrap_or(0) / 1_024
+    kib.unwrap_or(0)
 }

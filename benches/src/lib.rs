@@ -4,6 +4,7 @@
 mod cost;
 mod format;
 mod line;
+mod live;
 mod memory;
 mod report;
 mod run;
@@ -15,6 +16,7 @@ mod workload;
 pub use cost::{Cost, Work};
 pub use format::{Format, Packing};
 pub use line::{Line, median};
+pub use live::{CountingAllocator, Live};
 pub use llmserve_examples::plot::{Marker, Point, Roofline};
 pub use memory::{peak_rss, reset_peak_rss};
 pub use report::Report;
