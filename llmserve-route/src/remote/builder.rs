@@ -50,7 +50,6 @@ pub enum RemoteBuildError {
 }
 
 /// Builds a [`RemoteEndpoint`].
-#[derive(Debug)]
 pub struct RemoteBuilder {
     name: String,
     base: String,
@@ -193,5 +192,15 @@ impl RemoteBuilder {
                 runtime: Runtime::new(self.runtime),
             }),
         })
+    }
+}
+
+impl std::fmt::Debug for RemoteBuilder {
+    /// Not the address: there may be secrets in one that is not checked yet.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteBuilder")
+            .field("name", &self.name)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
     }
 }

@@ -458,7 +458,9 @@ fn addresses_and_keys_that_cannot_be_used() {
         "http://rack-1/v1?key=secret",
         "http://rack-1/#x",
     ] {
-        let error = RemoteEndpoint::builder("far", url).build().expect_err(url);
+        let builder = RemoteEndpoint::builder("far", url).key("secret");
+        assert!(!format!("{builder:?}").contains("secret"));
+        let error = builder.build().expect_err(url);
         assert!(matches!(error, RemoteBuildError::Address { .. }), "{url}");
         assert!(!format!("{error:?}").contains("secret"));
     }
