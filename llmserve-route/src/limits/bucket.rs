@@ -17,7 +17,22 @@ pub(super) struct Bucket {
     at: Time,
 }
 
+/// What was owed when something was taken, and when that was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    debt: u128,
+    at: Time,
+}
+
 impl Bucket {
+    /// Right after something was taken.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            debt: self.debt,
+            at: self.at,
+        }
+    }
+
     /// Takes `units` or says how long to wait until they are there: none if they never are.
     pub(super) fn take(
         &mut self,
@@ -55,6 +70,14 @@ impl Bucket {
         self.debt = self.debt.saturating_sub(parts(rate, units));
     }
 
+    /// Gives back `units` of what was taken at `mark`, as far as they have not been refilled since:
+    /// those are there already, and twice would be more than a bucket holds.
+    pub(super) fn give_back_since(&mut self, mark: Mark, rate: &Rate, units: u64, now: Time) {
+        self.refill(rate, now);
+        let left = mark.debt.saturating_sub(refilled(rate, now, mark.at));
+        self.debt = self.debt.saturating_sub(parts(rate, units).min(left));
+    }
+
     /// Whether it is full, like one that was never used.
     pub(super) fn is_full(&mut self, rate: &Rate, now: Time) -> bool {
         self.refill(rate, now);
@@ -64,13 +87,16 @@ impl Bucket {
     /// A time before the last one changes nothing: threads read the clock before they wait for
     /// their turn.
     fn refill(&mut self, rate: &Rate, now: Time) {
-        let Some(passed) = now.checked_sub(self.at) else {
-            return;
-        };
-        self.at = now;
-        let refilled = passed.as_nanos().saturating_mul(u128::from(rate.limit));
-        self.debt = self.debt.saturating_sub(refilled);
+        if now >= self.at {
+            self.debt = self.debt.saturating_sub(refilled(rate, now, self.at));
+            self.at = now;
+        }
     }
+}
+
+fn refilled(rate: &Rate, now: Time, since: Time) -> u128 {
+    let passed = now.saturating_sub(since).as_nanos();
+    passed.saturating_mul(u128::from(rate.limit))
 }
 
 fn parts(rate: &Rate, units: u64) -> u128 {
@@ -131,6 +157,35 @@ mod tests {
         assert!(bucket.is_full(&rate, Time::ZERO));
         assert_eq!(bucket.take(&rate, 10, Time::ZERO), Ok(()));
         assert!(bucket.take(&rate, 1, Time::ZERO).is_err());
+    }
+
+    #[test]
+    fn what_was_refilled_is_not_given_back_as_well() {
+        let rate = Rate::new(10, Per::Second);
+        let at = Duration::from_millis;
+        let mut bucket = Bucket::default();
+        bucket.take(&rate, 10, at(0)).unwrap();
+        let mark = bucket.mark();
+        // 7 of the 10 are refilled, and taken by somebody else; then it turns out that it was 2.
+        bucket.take(&rate, 7, at(700)).unwrap();
+        bucket.give_back_since(mark, &rate, 8, at(700));
+        assert!(bucket.take(&rate, 4, at(700)).is_err());
+        bucket.take(&rate, 3, at(700)).unwrap();
+        // All of it is refilled.
+        let mut bucket = Bucket::default();
+        bucket.take(&rate, 10, at(0)).unwrap();
+        let mark = bucket.mark();
+        bucket.take(&rate, 10, at(5_000)).unwrap();
+        bucket.give_back_since(mark, &rate, 8, at(5_000));
+        assert!(bucket.take(&rate, 1, at(5_000)).is_err());
+        // At once, all comes back, and with others' debts beside it.
+        let mut bucket = Bucket::default();
+        bucket.take(&rate, 2, at(0)).unwrap();
+        bucket.take(&rate, 6, at(0)).unwrap();
+        let mark = bucket.mark();
+        bucket.give_back_since(mark, &rate, 5, at(200));
+        assert!(bucket.take(&rate, 10, at(200)).is_err());
+        bucket.take(&rate, 9, at(200)).unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::limiter::Limiter;
+use super::limiter::{Limiter, Marks};
 
 /// A reservation at a [`Limiter`]: a place, a request and tokens.
 ///
@@ -15,17 +15,25 @@ pub struct Charge {
     key: Box<str>,
     id: u64,
     reserved: u64,
+    marks: Marks,
     closed: AtomicBool,
     released: AtomicBool,
 }
 
 impl Charge {
-    pub(super) fn new(limiter: Limiter, key: Box<str>, id: u64, reserved: u64) -> Self {
+    pub(super) fn new(
+        limiter: Limiter,
+        key: Box<str>,
+        id: u64,
+        reserved: u64,
+        marks: Marks,
+    ) -> Self {
         Self {
             limiter,
             key,
             id,
             reserved,
+            marks,
             closed: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }
@@ -41,18 +49,19 @@ impl Charge {
         self.reserved
     }
 
-    /// It cost `tokens`: what was reserved beyond is given back, what it cost beyond is taken from
-    /// what comes next.
+    /// It cost `tokens`: what was reserved beyond is given back, as far as it has not been refilled
+    /// since; what it cost beyond is taken from what comes next.
     pub fn settle(&self, tokens: u64) {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.limiter.settle(&self.key, self.reserved, tokens);
+            let (limiter, marks) = (&self.limiter, &self.marks);
+            limiter.settle(&self.key, self.reserved, marks, tokens);
         }
     }
 
     /// It came to nothing: neither the request nor its tokens count.
     pub fn refund(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.limiter.refund(&self.key, self.reserved);
+            self.limiter.refund(&self.key, self.reserved, &self.marks);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use llmserve_core::{Clock, Counter, Error, NoopRecorder, Recorder, SystemClock, Time};
 use parking_lot::Mutex;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Mark};
 use super::charge::Charge;
 use super::rate::{Limit, Rate};
 
@@ -104,6 +104,13 @@ struct Caller {
     running: usize,
 }
 
+/// What a caller owed when a request of its was let pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    requests: Mark,
+    tokens: Mark,
+}
+
 impl Caller {
     fn is_idle(&mut self, now: Time) -> bool {
         let full = |bucket: &mut Bucket, rate: Option<&Rate>| {
@@ -114,7 +121,7 @@ impl Caller {
             && full(&mut self.tokens, self.limit.tokens.as_ref())
     }
 
-    fn take(&mut self, tokens: u64, now: Time) -> Result<(), (Taken, Error)> {
+    fn take(&mut self, tokens: u64, now: Time) -> Result<Marks, (Taken, Error)> {
         let limited = |limit: u64, unit, retry_after| Error::RateLimited {
             limit,
             unit,
@@ -143,7 +150,10 @@ impl Caller {
             return Err((Taken::Tokens, error));
         }
         self.running += 1;
-        Ok(())
+        Ok(Marks {
+            requests: self.requests.mark(),
+            tokens: self.tokens.mark(),
+        })
     }
 }
 
@@ -179,9 +189,9 @@ impl Limiter {
         let taken = shared.caller(&mut shard, key, now)?.take(tokens, now);
         drop(shard);
         match taken {
-            Ok(()) => {
+            Ok(marks) => {
                 let id = shared.charges.fetch_add(1, Ordering::Relaxed);
-                Ok(Charge::new(self.clone(), key.into(), id, tokens))
+                Ok(Charge::new(self.clone(), key.into(), id, tokens, marks))
             }
             Err((what, error)) => {
                 let counter = match what {
@@ -211,11 +221,13 @@ impl Limiter {
     }
 
     /// Corrects what was reserved to what it came to.
-    pub(super) fn settle(&self, key: &str, reserved: u64, spent: u64) {
+    pub(super) fn settle(&self, key: &str, reserved: u64, marks: &Marks, spent: u64) {
         let Some(more) = spent.checked_sub(reserved) else {
             return self.with(key, |caller, now| {
                 if let Some(rate) = &caller.limit.tokens {
-                    caller.tokens.give_back(rate, reserved - spent, now);
+                    let unspent = reserved - spent;
+                    let tokens = &mut caller.tokens;
+                    tokens.give_back_since(marks.tokens, rate, unspent, now);
                 }
             });
         };
@@ -230,13 +242,15 @@ impl Limiter {
     }
 
     /// Undoes a reservation but for the place.
-    pub(super) fn refund(&self, key: &str, reserved: u64) {
+    pub(super) fn refund(&self, key: &str, reserved: u64, marks: &Marks) {
         self.with(key, |caller, now| {
             if let Some(rate) = &caller.limit.tokens {
-                caller.tokens.give_back(rate, reserved, now);
+                let tokens = &mut caller.tokens;
+                tokens.give_back_since(marks.tokens, rate, reserved, now);
             }
             if let Some(rate) = &caller.limit.requests {
-                caller.requests.give_back(rate, 1, now);
+                let requests = &mut caller.requests;
+                requests.give_back_since(marks.requests, rate, 1, now);
             }
         });
     }

@@ -158,6 +158,26 @@ fn a_charge_is_closed_once() {
 }
 
 #[test]
+fn answers_that_take_long_give_nobody_more_than_a_bucket_at_once() {
+    let rate = Rate::new(1_000, Per::Minute);
+    let (limiter, clock) = limiter(Limit::default().tokens(rate));
+    // Large reservations that come to nothing much, held until all of it is refilled.
+    let held: Vec<_> = (0..5).map(|_| limiter.reserve("", 200).unwrap()).collect();
+    clock.advance(Duration::from_secs(60));
+    let mut passed = 0;
+    let take = || {
+        (0..10_000)
+            .take_while(|_| limiter.reserve("", 10).is_ok())
+            .count()
+            * 10
+    };
+    passed += take();
+    held.iter().for_each(|charge| charge.settle(1));
+    passed += take();
+    assert_eq!(passed, 1_000);
+}
+
+#[test]
 fn limits_that_let_nothing_pass_are_refused() {
     let build = |limit: Limit| Limiter::builder().limit("k", limit).build().err();
     for (limit, named) in [
