@@ -1,7 +1,10 @@
 //! Answers end once, and say that they do.
 
 use super::*;
-use crate::{Replica, RouterBuilder};
+use crate::admission::Admission;
+use crate::limits::{Limit, Limiter, Limits, Per, Rate};
+use crate::reliability::{Hedge, Timeouts};
+use crate::{ManualTimer, Replica, RouterBuilder};
 use llmserve_core::ModelError;
 
 fn router(
@@ -104,4 +107,70 @@ fn a_stream_that_breaks_off_is_the_replicas_failure() {
         .unwrap();
     let broke_off = Error::Model(ModelError::Backend("the answer broke off".into()));
     assert_eq!(last.generate(Request::text("")).wait(), Err(broke_off));
+}
+
+#[test]
+fn whenever_it_is_dropped_nothing_is_left_of_it() {
+    let ms = Duration::from_millis;
+    // Silence, a hedge that fails, one that breaks off half way, and one that goes on with it;
+    // only then all of the answer.
+    let half = vec![Step::Yield, started(), token("a"), Step::Yield, Step::Panic];
+    let scripts = [
+        vec![Step::Hang],
+        fails(Error::ShutDown),
+        half,
+        says("b"),
+        says("c"),
+    ];
+    let mut ends = Vec::new();
+    for polls in 0..40 {
+        let timer = Arc::new(ManualTimer::default());
+        let replicas: Vec<_> = scripts.iter().cloned().map(Scripted::always).collect();
+        let named = replicas.iter().enumerate();
+        let router =
+            Router::builder()
+                .replicas(named.map(|(at, service)| {
+                    Replica::new(format!("{at}"), service.clone()).identity("w")
+                }))
+                .strategy(First)
+                .timer(timer.clone())
+                .max_attempts(5)
+                .hedge(Hedge::After(ms(30)))
+                .timeouts(Timeouts::default().first_token(ms(100)).avoid_after(ms(50)))
+                .seed(1)
+                .build()
+                .unwrap();
+        let admission = Admission::builder(router.clone(), 1);
+        let admission = admission.timer(timer.clone()).build().unwrap();
+        let limit = Limit::default().tokens(Rate::new(1_000_000, Per::Day));
+        let limiter = Limiter::builder()
+            .default_limit(limit.concurrent(2))
+            .build()
+            .unwrap();
+        let service = Limits::builder(admission.clone(), limiter.clone()).build();
+        // The second waits for the first one's place.
+        let request = Request::text("").seed(1).deadline(ms(5_000));
+        let mut streams = [service.generate(request.clone()), service.generate(request)];
+        let mut told = String::new();
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        for _ in 0..polls {
+            for stream in &mut streams {
+                if let Poll::Ready(Some(item)) = Pin::new(stream).poll_next(cx) {
+                    told += item.as_ref().map_or("!", Event::text);
+                }
+            }
+            timer.advance(ms(10));
+        }
+        drop(streams);
+        assert_idle(&router);
+        assert_eq!(limiter.running(), 0, "after {polls} polls");
+        let stats = admission.stats();
+        let waiting: usize = stats.classes.iter().map(|class| class.waiting).sum();
+        assert_eq!((stats.running, waiting), (0, 0), "after {polls} polls");
+        assert!(replicas.iter().all(|replica| replica.live() == 0));
+        assert_eq!(timer.next(), None, "after {polls} polls");
+        ends.push(told);
+    }
+    // It went all the way.
+    assert_eq!(ends.last().map(String::as_str), Some("abab"));
 }
