@@ -42,6 +42,12 @@ pub trait Availability: Send + Sync {
         0
     }
 
+    /// A health check held the one in `slot` to be well, or not: after each that left no doubt,
+    /// whether anything has changed or not.
+    fn checked(&self, slot: Slot, well: bool) {
+        let _ = (slot, well);
+    }
+
     /// A request at the one in `slot` ended.
     fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {
         let _ = (slot, outcome);

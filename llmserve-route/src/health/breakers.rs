@@ -15,7 +15,7 @@ use crate::replica::ReplicaInfo;
 use crate::set::ReplicaSet;
 
 /// A [`Breaker`] for each replica: what a router's availability is by default. Cheap to clone; all
-/// clones are the same, so that a host can keep one and tell it what health checks say.
+/// clones are the same, so that a host can keep one and ask it, or tell it what it knows itself.
 ///
 /// A replica fails where it is unreachable, too slow, shut down, or broken. That it is overloaded
 /// is no illness: then others are asked, and it is asked again; but where it says itself when to
@@ -206,6 +206,11 @@ impl Availability for Breakers {
         let mut state = self.shared.state.lock();
         let leave = state.with(slot, |breaker| breaker.leave(now)).flatten();
         leave.map_or(0, Leave::to_bits)
+    }
+
+    fn checked(&self, slot: Slot, well: bool) {
+        let mut state = self.shared.state.lock();
+        state.with(slot, |breaker| breaker.check(well));
     }
 
     fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::endpoint::RemoteEndpoint;
 use super::fault::{transport, upstream};
+use crate::health::Probe;
 
 /// Metrics are at most this long, in bytes.
 const LONGEST: usize = 8 << 20;
@@ -158,6 +159,30 @@ impl RemoteEndpoint {
     /// [`Error::TimedOut`], [`Error::Upstream`].
     pub async fn probe(&self, path: &str, limit: Time) -> Result<(), Error> {
         self.get(path, limit).await.map(drop)
+    }
+
+    /// A probe for [`Replica::probe`](crate::Replica::probe): asks [`path`](Self::probe), such as
+    /// `/health`.
+    ///
+    /// ```no_run
+    /// use llmserve_route::health::HealthChecks;
+    /// use llmserve_route::remote::RemoteEndpoint;
+    /// use llmserve_route::{Replica, Router};
+    /// let rack = RemoteEndpoint::builder("rack-1", "http://10.0.0.7:8000/v1").build()?;
+    /// let health = rack.health_at("/health");
+    /// let router = Router::builder()
+    ///     .replica(Replica::new("rack-1", rack).probe(health))
+    ///     .health_checks(HealthChecks::default())
+    ///     .build()?;
+    /// # drop(router);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn health_at(&self, path: &str) -> impl Probe + Clone + use<> {
+        let (endpoint, path) = (self.clone(), path.to_owned());
+        move |limit| {
+            let (endpoint, path) = (endpoint.clone(), path.clone());
+            async move { endpoint.probe(&path, limit).await }
+        }
     }
 
     async fn get(&self, path: &str, limit: Time) -> Result<String, Error> {

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use llmserve_core::Generate;
 
+use crate::health::Probe;
+
 /// A named service, and what there is to know about it: see [`ReplicaInfo`].
 ///
 /// Without [`model`](Self::model) or [`models`](Self::models) it serves any model: right for
@@ -48,6 +50,7 @@ use llmserve_core::Generate;
 pub struct Replica {
     pub(crate) info: ReplicaInfo,
     pub(crate) service: Arc<dyn Generate>,
+    pub(crate) probe: Option<Arc<dyn Probe>>,
 }
 
 impl Replica {
@@ -56,7 +59,15 @@ impl Replica {
         Self {
             info: ReplicaInfo::new(name),
             service: Arc::new(service),
+            probe: None,
         }
+    }
+
+    /// How a router that makes [health checks](crate::RouterBuilder::health_checks) asks whether it
+    /// is well. Without one it is not checked, and what its requests tell is all that is known.
+    pub fn probe(mut self, probe: impl Probe + 'static) -> Self {
+        self.probe = Some(Arc::new(probe));
+        self
     }
 
     /// What is known about it.

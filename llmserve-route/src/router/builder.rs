@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::Router;
 use super::shared::{Shared, State};
 use crate::availability::Availability;
-use crate::health::Breakers;
+use crate::health::{Breakers, HealthCheckError, HealthChecks, Prober};
 use crate::random::Rng;
 use crate::reliability::{
     Backoff, Budget, Hedge, Hedging, ReliabilityError, RetryBudget, Timeouts,
@@ -93,6 +93,17 @@ pub enum BuildError {
     /// Requests would be tried nowhere.
     #[error("max_attempts is 0, so no request could ever be answered; 1 turns failover off")]
     NoAttempts,
+    /// Health checks that make no sense.
+    #[error(transparent)]
+    HealthChecks(#[from] HealthCheckError),
+    /// The machine has no thread left.
+    #[error("no thread could be started for {what}: {reason}")]
+    NoThread {
+        /// What it was for.
+        what: &'static str,
+        /// What the system says.
+        reason: String,
+    },
     /// Timeouts, pauses, budgets or hedges that make no sense.
     #[error(transparent)]
     Reliability(#[from] ReliabilityError),
@@ -132,6 +143,7 @@ pub struct RouterBuilder {
     backoff: Backoff,
     budget: RetryBudget,
     hedge: Option<Hedge>,
+    health_checks: Option<HealthChecks>,
     replay: bool,
     seed: Option<u64>,
 }
@@ -150,6 +162,7 @@ impl RouterBuilder {
             backoff: Backoff::default(),
             budget: RetryBudget::default(),
             hedge: None,
+            health_checks: None,
             replay: true,
             seed: None,
         }
@@ -228,6 +241,33 @@ impl RouterBuilder {
         self
     }
 
+    /// Asks each replica that has a [probe](Replica::probe) again and again whether it is well, on
+    /// one thread that ends with the router, and tells its
+    /// [availability](Availability::checked). Default: nobody is asked.
+    ///
+    /// ```
+    /// # use llmserve_core::{Error, EventStream, Generate, Request};
+    /// # struct Closed;
+    /// # impl Generate for Closed {
+    /// #     fn generate(&self, _request: Request) -> EventStream {
+    /// #         EventStream::failed(Error::ShutDown)
+    /// #     }
+    /// # }
+    /// use std::time::Duration;
+    /// use llmserve_route::health::HealthChecks;
+    /// use llmserve_route::{Replica, Router};
+    /// let router = Router::builder()
+    ///     .replica(Replica::new("a", Closed).probe(|_limit| async { Ok(()) }))
+    ///     .health_checks(HealthChecks::default().interval(Duration::from_secs(5)))
+    ///     .build()?;
+    /// # drop(router);
+    /// # Ok::<(), llmserve_route::BuildError>(())
+    /// ```
+    pub fn health_checks(mut self, checks: HealthChecks) -> Self {
+        self.health_checks = Some(checks);
+        self
+    }
+
     /// Whether an answer whose replica failed goes on at another one: where it is greedy or has a
     /// seed, is one choice without processors, has said its tokens, and another replica has the
     /// same [`identity`](crate::Replica::identity). Default: yes.
@@ -266,6 +306,7 @@ impl RouterBuilder {
             backoff,
             budget,
             hedge,
+            health_checks,
             replay,
             seed,
         } = self;
@@ -274,6 +315,9 @@ impl RouterBuilder {
         budget.check()?;
         if let Some(hedge) = &hedge {
             hedge.check()?;
+        }
+        if let Some(checks) = &health_checks {
+            checks.check()?;
         }
         if replicas.is_empty() && !allow_empty {
             return Err(BuildError::NoReplicas);
@@ -289,6 +333,10 @@ impl RouterBuilder {
                 return Err(BuildError::DuplicateName { name: name.clone() });
             }
         }
+        let random = seed.map_or_else(Rng::new, Rng::seeded);
+        let (prober, checks) = health_checks
+            .map(|config| Prober::new(config, timer.clone(), Rng::seeded(random.bits())))
+            .unzip();
         let shared = Shared {
             strategy,
             availability: availability.unwrap_or_else(|| Box::new(Breakers::standard())),
@@ -299,12 +347,28 @@ impl RouterBuilder {
             budget: Budget::new(budget),
             hedging: hedge.map(Hedging::new),
             replay,
-            random: seed.map_or_else(Rng::new, Rng::seeded),
+            random,
+            prober,
             fallbacks: chains(&fallbacks)?,
             state: Mutex::new(State::new(timeouts.avoid_after)),
         };
         shared.join(&mut shared.state.lock(), replicas);
-        Ok(Router::from_shared(shared))
+        let router = Router::from_shared(shared);
+        if let Some(checks) = checks {
+            let shared = Arc::downgrade(&router.shared);
+            let verdict = move |slot, well| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.checked(slot, well);
+                }
+            };
+            let thread = std::thread::Builder::new().name("llmserve-health".into());
+            let started = thread.spawn(move || checks.run(verdict));
+            started.map_err(|error| BuildError::NoThread {
+                what: "health checks",
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(router)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::ask::{Ask, Prepared};
 use crate::availability::Availability;
 use crate::candidates::Candidates;
 use crate::fleet::{Fleet, Slot};
+use crate::health::Prober;
 use crate::load::Load;
 use crate::outcome::{Answering, End, Outcome};
 use crate::random::Rng;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// Whether an answer may go on at another replica.
     pub(crate) replay: bool,
     pub(crate) random: Rng,
+    /// Who asks replicas whether they are well.
+    pub(crate) prober: Option<Prober>,
     /// By a model's name, those that stand in for it, in order.
     pub(crate) fallbacks: HashMap<String, Vec<String>>,
     pub(crate) state: Mutex<State>,
@@ -246,6 +249,14 @@ impl Shared {
         quietly(|| self.strategy.ended(slot, outcome));
     }
 
+    /// A health check held a replica to be well, or not.
+    pub(crate) fn checked(&self, slot: Slot, well: bool) {
+        let state = self.state.lock();
+        if state.fleet.replica(slot).is_some() {
+            quietly(|| self.availability.checked(slot, well));
+        }
+    }
+
     /// A replica whose request had ended well misbehaved after all.
     pub(crate) fn count_failure(&self, slot: Slot) {
         let mut state = self.state.lock();
@@ -271,6 +282,9 @@ impl Shared {
             }
             quietly(|| self.availability.joined(slot, &replica.info));
             quietly(|| self.strategy.joined(slot, &replica.info));
+            if let Some((prober, probe)) = self.prober.as_ref().zip(replica.probe.clone()) {
+                prober.joined(slot, probe);
+            }
         }
         last
     }
@@ -283,6 +297,9 @@ impl Shared {
         let before = std::mem::replace(&mut state.fleet, fleet);
         state.loads[slot.index()] = Load::default();
         state.full.remove(slot.index());
+        if let Some(prober) = &self.prober {
+            prober.left(slot);
+        }
         quietly(|| self.availability.left(slot));
         quietly(|| self.strategy.left(slot));
         before

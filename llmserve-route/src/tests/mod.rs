@@ -3,6 +3,7 @@
 mod eligibility;
 mod endings;
 mod failover;
+mod health;
 mod membership;
 mod naive;
 mod reliability;

@@ -5,14 +5,16 @@ use std::net::TcpStream;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use llmserve_core::{Error, FinishReason, MemoryRecorder, Recorder};
+use llmserve_core::{Error, FinishReason, Generate, MemoryRecorder, Recorder, Request};
 use llmserve_route::gateway::Gateway;
+use llmserve_route::health::{BreakerConfig, BreakerState, Breakers, HealthChecks};
 use llmserve_route::remote::RemoteEndpoint;
+use llmserve_route::{Replica, Router};
 use proptest::prelude::{ProptestConfig, any, prop_assert, proptest};
 use serde_json::json;
 
 use super::{CHAT, COMPLETIONS, hello};
-use crate::support::{Scripted, Server, Step, eventually, finished, started, token};
+use crate::support::{Scripted, Server, Step, eventually, finished, says, started, token};
 
 #[test]
 fn models_health_readiness_and_metrics() {
@@ -170,6 +172,53 @@ fn endpoints_are_scraped_and_probed_and_connected_to_by_address() {
         .block_on(endpoint.probe("/health", limit))
         .expect_err("silence");
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+#[test]
+fn health_checks_find_a_gateway_that_drains() {
+    let steady = Scripted::always(says(&["steady"]));
+    let drained = hello();
+    let gateway = Gateway::new(drained.clone());
+    let switch = gateway.switch();
+    let (first, second) = (Server::serve(gateway), Server::of(steady.clone()));
+    let replica = |name: &str, endpoint: RemoteEndpoint| {
+        let probe = endpoint.health_at("/ready");
+        Replica::new(name, endpoint).probe(probe)
+    };
+    let breakers = Breakers::new(BreakerConfig::default()).expect("breakers");
+    let router = Router::builder()
+        .replica(replica("first", first.endpoint(|builder| builder)))
+        .replica(replica("second", second.endpoint(|builder| builder)))
+        .availability(breakers.clone())
+        .health_checks(
+            HealthChecks::default()
+                .interval(Duration::from_millis(20))
+                .timeout(Duration::from_secs(20)),
+        )
+        .build()
+        .expect("a router");
+    let closed = |name: &str| breakers.state(name, Duration::ZERO) == Some(BreakerState::Closed);
+    assert!(closed("first") && closed("second"));
+    switch.drain();
+    eventually(|| !closed("first"));
+    for _ in 0..8 {
+        let answer = router
+            .generate(Request::text("x").max_tokens(4))
+            .wait()
+            .expect("one");
+        assert_eq!(answer.text(), "steady");
+    }
+    assert_eq!(
+        (drained.seen.lock().len(), steady.seen.lock().len()),
+        (0, 8)
+    );
+    assert!(
+        router
+            .stats()
+            .replicas
+            .iter()
+            .all(|replica| replica.failed == 0)
+    );
 }
 
 proptest! {
