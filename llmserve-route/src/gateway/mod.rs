@@ -73,6 +73,7 @@ pub struct Gateway {
     metrics: Option<Arc<MemoryRecorder>>,
     max_body: usize,
     hook: Option<Arc<Hook>>,
+    scrape: Option<Arc<dyn Fn() + Send + Sync>>,
     switch: Switch,
 }
 
@@ -90,6 +91,7 @@ impl Gateway {
             metrics: None,
             max_body: MAX_BODY,
             hook: None,
+            scrape: None,
             switch: Switch::default(),
         }
     }
@@ -114,6 +116,14 @@ impl Gateway {
     /// `llmserve_http_requests_total`, by route and status.
     pub fn metrics(mut self, recorder: Arc<MemoryRecorder>) -> Self {
         self.metrics = Some(recorder);
+        self
+    }
+
+    /// Called before `/metrics` is shown, on a thread of the server's: the place to set what nobody
+    /// sets by itself, such as [`SignalGauges`](crate::scale::SignalGauges) to what a
+    /// [`Meter`](crate::scale::Meter) tells. Must not block.
+    pub fn on_scrape(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.scrape = Some(Arc::new(hook));
         self
     }
 

@@ -225,6 +225,10 @@ async fn ready(State(served): Shared) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(served): Shared) -> Response {
+    if let Some(hook) = &served.gateway.scrape {
+        // One that panics leaves what was there before.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hook()));
+    }
     let text = served
         .gateway
         .metrics

@@ -14,7 +14,7 @@ pub use builder::{BuildError, RouterBuilder};
 
 use std::sync::Arc;
 
-use llmserve_core::{Error, EventStream, Generate, Request};
+use llmserve_core::{Error, EventStream, Generate, Request, Time};
 
 use crate::ask::Prepared;
 use crate::fleet::{Fleet, Slot};
@@ -80,6 +80,11 @@ impl Router {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// What time it is, by the router's own [timer](RouterBuilder::timer).
+    pub fn now(&self) -> Time {
+        self.shared.timer.now()
     }
 
     /// Every replica's counters.

@@ -22,17 +22,14 @@ const MOST_SIGNALS: usize = 4_096;
 
 /// Keeps a [`ScaleTarget`] at the size it should have.
 ///
-/// It has no thread: a host [tells it](Self::observe) what it measures, and [ticks](Self::tick), such
-/// as every 15 seconds. The larger of what [`Horizontal`] and [`Predictive`] ask for is done.
+/// It has no thread: a host [tells it](Self::observe) what it or a [`Meter`](super::Meter) measures,
+/// and [ticks](Self::tick), such as every 15 seconds. The larger of what [`Horizontal`] and [`Predictive`] ask for is done.
 ///
 /// | gauge, with the label `service` | what |
 /// | --- | --- |
 /// | `llmserve_route_scale_replicas` | replicas that answer |
 /// | `llmserve_route_scale_desired_replicas` | replicas there should be |
-/// | `llmserve_route_scale_utilization` | [`Signals::utilization`] |
-/// | `llmserve_route_scale_queue` | [`Signals::queue`] |
-/// | `llmserve_route_scale_first_token_p95_seconds` | [`Signals::p95`] |
-/// | `llmserve_route_scale_demand` | [`Signals::demand`] |
+/// | those of [`SignalGauges`](super::SignalGauges) | what was observed last |
 /// | `llmserve_route_scale_forecast` | requests a second expected [`lead`](Predictive::lead) from now |
 ///
 /// ```

@@ -1,17 +1,17 @@
 //! How many replicas there should be, and of what.
 //!
 //! ```text
-//!   signals ──► horizontal ──┐                             ┌─► ScaleTarget: in this process
-//!   (window)                 ├─► the larger ─► Autoscaler ─┤
-//!   demand ───► predictive ──┘                             └─► gauges, for HPA and KEDA
-//!   (weeks)
+//!  router ─► Meter ─► signals ─► horizontal ─┐                             ┌─► ScaleTarget: in this
+//!                     (window)               ├─► the larger ─► Autoscaler ─┤   process
+//!                     demand ──► predictive ─┘                             └─► gauges, for HPA, KEDA
+//!                     (weeks)
 //!
 //!   demand, catalogue ─► hardware: the cheapest mix that meets it
 //! ```
 //!
 //! Every decision is a pure function of what was measured: [`Horizontal::decide`] of a window of
 //! [`Signals`], [`Predictive::forecast`] of weeks of [`Demand`], [`Hardware::cheapest`] of a
-//! catalogue. An [`Autoscaler`] keeps what they need, asks them when it is told the time, and tells a
+//! catalogue. A [`Meter`] measures a live router; an [`Autoscaler`] keeps what they need, asks them when it is told the time, and tells a
 //! [`ScaleTarget`].
 
 mod autoscaler;
@@ -19,6 +19,7 @@ mod error;
 mod gauges;
 mod hardware;
 mod horizontal;
+mod meter;
 mod predictive;
 mod signals;
 pub mod target;
@@ -27,8 +28,10 @@ mod tests;
 
 pub use autoscaler::{Autoscaler, AutoscalerBuilder, Tick};
 pub use error::ScaleConfigError;
+pub use gauges::SignalGauges;
 pub use hardware::{Hardware, HardwareChoice, Instances, Kind, RuledOut, Spot, Wanted};
 pub use horizontal::{Decision, Horizontal, LastScaled, Reason};
+pub use meter::{Measured, Meter};
 pub use predictive::{Basis, Demand, Forecast, Predictive};
 pub use signals::Signals;
 pub use target::{RouterTarget, ScaleError, ScaleTarget};

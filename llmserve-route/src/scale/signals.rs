@@ -49,25 +49,46 @@ impl Signals {
 
     /// What a router tells: replicas that do not drain and, where all of them have a
     /// [capacity](crate::ReplicaInfo::capacity), the part of it that is in use.
+    /// What has come to pass of late is measured by a [`Meter`](super::Meter).
     pub fn of(router: &Router, at: Time) -> Self {
-        let stats = router.stats();
-        let fleet = router.fleet();
-        let (mut replicas, mut outstanding, mut capacity) = (0, 0, Some(0));
-        for (slot, replica) in fleet.members() {
-            if fleet.is_draining(slot) {
-                continue;
-            }
-            replicas += 1;
-            let name = &replica.info().name;
-            let own = stats.replicas.iter().find(|stats| stats.name == *name);
-            outstanding += own.map_or(0, |stats| stats.outstanding);
-            capacity = capacity.zip(replica.info().capacity).map(|(a, b)| a + b);
-        }
-        let capacity = capacity.filter(|capacity: &usize| *capacity > 0);
+        let room = Room::of(router);
+        let stats = router.stats().replicas;
+        let outstanding = stats.iter().filter(|replica| !replica.draining);
+        let outstanding: usize = outstanding.map(|replica| replica.outstanding).sum();
         Self {
-            utilization: capacity.map(|capacity| outstanding as f64 / capacity as f64),
-            ..Self::new(at, replicas)
+            utilization: room.part(outstanding as f64),
+            ..Self::new(at, room.replicas)
         }
+    }
+}
+
+/// What the replicas of a router that do not drain can do.
+pub(super) struct Room {
+    pub(super) replicas: usize,
+    /// Requests at once; none where any number, or no replica, is there.
+    capacity: Option<usize>,
+}
+
+impl Room {
+    pub(super) fn of(router: &Router) -> Self {
+        let fleet = router.fleet();
+        let (mut replicas, mut capacity) = (0, Some(0usize));
+        for (slot, replica) in fleet.members() {
+            if !fleet.is_draining(slot) {
+                replicas += 1;
+                let both = capacity.zip(replica.info().capacity);
+                capacity = both.map(|(sum, own)| sum.saturating_add(own));
+            }
+        }
+        Self {
+            replicas,
+            capacity: capacity.filter(|capacity| *capacity > 0),
+        }
+    }
+
+    /// The part of it that so many requests take.
+    pub(super) fn part(&self, requests: f64) -> Option<f64> {
+        self.capacity.map(|capacity| requests / capacity as f64)
     }
 }
 
