@@ -110,6 +110,8 @@ pub mod gateway;
 pub mod health;
 mod identify;
 pub mod index;
+#[cfg(feature = "kube")]
+mod kubernetes;
 pub mod limits;
 mod load;
 mod outcome;
@@ -139,6 +141,8 @@ pub use candidates::{Candidate, Candidates};
 pub use estimate::{estimated_tokens, prompt_tokens};
 pub use fleet::{Fleet, Slot};
 pub use identify::{Identify, TextBlocks, TokenBlocks};
+#[cfg(feature = "kube")]
+pub use kubernetes::KubernetesError;
 pub use outcome::{Answering, End, Outcome};
 pub use replica::{Replica, ReplicaInfo};
 pub use router::{Assigned, BuildError, Router, RouterBuilder, UnknownReplica};

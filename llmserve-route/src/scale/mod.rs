@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  router ─► Meter ─► signals ─► horizontal ─┐                             ┌─► ScaleTarget: in this
-//!                     (window)               ├─► the larger ─► Autoscaler ─┤   process
+//!                     (window)               ├─► the larger ─► Autoscaler ─┤   process, Kubernetes
 //!                     demand ──► predictive ─┘                             └─► gauges, for HPA, KEDA
 //!                     (weeks)
 //!
@@ -34,4 +34,6 @@ pub use horizontal::{Decision, Horizontal, LastScaled, Reason};
 pub use meter::{Measured, Meter};
 pub use predictive::{Basis, Demand, Forecast, Predictive};
 pub use signals::Signals;
+#[cfg(feature = "kube")]
+pub use target::KubernetesScale;
 pub use target::{RouterTarget, ScaleError, ScaleTarget};

@@ -1,26 +1,27 @@
 //! Where endpoints are: who has come, and who has gone.
 //!
-//! A host turns what is found into replicas, and takes those away that are gone:
+//! A host turns what is found into replicas, and takes those away that are gone, as [`members`] does
+//! for a router:
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use llmserve_route::remote::RemoteEndpoint;
-//! use llmserve_route::remote::discovery::{Change, Dns, Found};
+//! use llmserve_route::remote::discovery::{Dns, Found, members};
+//! use llmserve_route::{Replica, Router};
 //!
 //! let service = Dns::new("http://model.default.svc.cluster.local:8000/v1")?;
-//! let watch = service.every(Duration::from_secs(5)).watch(None, |changes| {
-//!     for change in changes {
-//!         match change {
-//!             Change::Added(found) => drop(found.endpoint().build()), // … into the router
-//!             Change::Removed(found) => println!("{} is gone", found.name),
-//!         }
-//!     }
-//! })?;
+//! let router = Router::builder().allow_empty(true).build()?;
+//! let replica = |found: &Found| {
+//!     let endpoint = found.endpoint().build().ok()?; // its dialect, its key
+//!     Some(Replica::new(&found.name, endpoint).model("llama"))
+//! };
+//! let watch = service.every(Duration::from_secs(5)).watch(None, members(router, replica))?;
 //! # drop(watch);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod dns;
+#[cfg(feature = "kube")]
+mod slices;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -28,10 +29,14 @@ use std::net::SocketAddr;
 use tokio::sync::oneshot;
 
 pub use dns::{Dns, DnsError};
+#[cfg(feature = "kube")]
+pub use slices::EndpointSlices;
 
 use super::builder::RemoteBuilder;
 use super::endpoint::RemoteEndpoint;
 use super::runtime::Runtime;
+use crate::replica::Replica;
+use crate::router::Router;
 
 /// An endpoint that was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,8 +76,55 @@ impl Found {
 pub enum Change {
     /// It has come.
     Added(Found),
+    /// It takes nothing new for now, and ends what it has begun. Only from those who know:
+    /// [`EndpointSlices`](crate::remote::discovery) do, names and lists do not.
+    Draining(Found),
+    /// One that was draining takes requests again.
+    Resumed(Found),
     /// It has gone.
     Removed(Found),
+}
+
+/// Does with a router's replicas what is told of endpoints: what to give to a watch. `replica` makes
+/// one of what was found, under the endpoint's own name, or none where it is not wanted.
+///
+/// ```
+/// # use llmserve_core::{Error, EventStream, Generate, Request};
+/// # struct Closed;
+/// # impl Generate for Closed {
+/// #     fn generate(&self, _request: Request) -> EventStream {
+/// #         EventStream::failed(Error::ShutDown)
+/// #     }
+/// # }
+/// use llmserve_route::remote::discovery::{Change, Found, members};
+/// use llmserve_route::{Replica, Router};
+/// let router = Router::builder().allow_empty(true).build()?;
+/// let mut told = members(router.clone(), |found| Some(Replica::new(&found.name, Closed)));
+/// told(vec![Change::Added(Found::at("http://a/v1")), Change::Added(Found::at("http://b/v1"))]);
+/// told(vec![Change::Removed(Found::at("http://a/v1"))]);
+/// assert_eq!(router.fleet().len(), 1);
+/// # Ok::<(), llmserve_route::BuildError>(())
+/// ```
+pub fn members(
+    router: Router,
+    mut replica: impl FnMut(&Found) -> Option<Replica> + Send + 'static,
+) -> impl FnMut(Vec<Change>) + Send + 'static {
+    move |changes| {
+        for change in changes {
+            // Somebody else may have taken the name, or have removed it: then it is theirs.
+            match change {
+                Change::Added(found) => {
+                    if let Some(mut replica) = replica(&found) {
+                        replica.info.name.clone_from(&found.name);
+                        let _ = router.add(replica);
+                    }
+                }
+                Change::Draining(found) => drop(router.drain(&found.name)),
+                Change::Resumed(found) => drop(router.undrain(&found.name)),
+                Change::Removed(found) => drop(router.remove(&found.name)),
+            }
+        }
+    }
 }
 
 /// What leads from `before` to `now`. What has gone comes first: its place may be taken.

@@ -1,11 +1,16 @@
 //! What is scaled: one file for each kind.
 //!
-//! [`RouterTarget`] starts and stops replicas of a router in this process. A host that has its
-//! machines elsewhere writes a [`ScaleTarget`] of its own; one that lets Kubernetes scale needs
-//! none, since the autoscaler's [gauges](super::Autoscaler) are what HPA and KEDA read.
+//! [`RouterTarget`] starts and stops replicas of a router in this process; `KubernetesScale`
+//! (feature `kube`) tells Kubernetes. A host that has its machines elsewhere writes a
+//! [`ScaleTarget`] of its own; one that lets HPA or KEDA decide needs none, since
+//! [gauges](super::SignalGauges) are what they read.
 
+#[cfg(feature = "kube")]
+mod kubernetes;
 mod router;
 
+#[cfg(feature = "kube")]
+pub use kubernetes::KubernetesScale;
 pub use router::RouterTarget;
 
 /// Something of which there can be more or fewer.
