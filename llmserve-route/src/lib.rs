@@ -135,6 +135,23 @@ mod timer;
 #[cfg(test)]
 mod tests;
 
+/// The pages whose samples are compiled as tests of this crate.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/limits.md")]
+    struct Limits;
+    #[doc = include_str!("../../docs/patterns.md")]
+    struct Patterns;
+    #[doc = include_str!("../../docs/routing.md")]
+    struct Routing;
+    #[cfg(all(feature = "gateway", feature = "kube"))]
+    #[doc = include_str!("../../docs/http.md")]
+    struct Http;
+    #[cfg(all(feature = "gateway", feature = "kube"))]
+    #[doc = include_str!("../../docs/scaling.md")]
+    struct Scaling;
+}
+
 pub use ask::{Ask, Prepared};
 pub use availability::{AlwaysAvailable, Availability};
 pub use candidates::{Candidate, Candidates};
