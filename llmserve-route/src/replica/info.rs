@@ -36,7 +36,8 @@ pub struct ReplicaInfo {
     pub region: Option<String>,
     /// Whether it heeds a request's [regions](llmserve_core::Routing::regions) by itself, as a
     /// router over replicas of several does: then requests that name regions go there whatever its
-    /// own, and it decides. No unless said otherwise.
+    /// own, and it decides. Yes for a [`Router`](crate::Router) and what is one while no region is
+    /// said; else no unless said otherwise.
     pub heeds_regions: bool,
     /// What it can do beyond text: those a request
     /// [needs](llmserve_core::Routing::needs) must all be here.

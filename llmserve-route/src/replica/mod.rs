@@ -1,12 +1,14 @@
 //! One of those who may answer.
 
 mod check;
+mod heeds;
 mod info;
 
 pub use info::ReplicaInfo;
 
 pub(crate) use check::check;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use llmserve_core::Generate;
@@ -51,15 +53,23 @@ pub struct Replica {
     pub(crate) info: ReplicaInfo,
     pub(crate) service: Arc<dyn Generate>,
     pub(crate) probe: Option<Arc<dyn Probe>>,
+    /// Whether nobody said that it heeds regions, but its kind does.
+    heeds_by_kind: bool,
 }
 
 impl Replica {
-    /// A replica that serves any model, with nothing else known about it.
+    /// A replica that serves any model, with nothing else known about it; only of a router, and of
+    /// a federation, tiers and a cascade, which are routers, is it known that they
+    /// [heed regions](ReplicaInfo::heeds_regions), as long as no region is said.
     pub fn new(name: impl Into<String>, service: impl Generate + 'static) -> Self {
+        let heeds_by_kind = heeds::by_kind(service.type_id());
+        let mut info = ReplicaInfo::new(name);
+        info.heeds_regions = heeds_by_kind;
         Self {
-            info: ReplicaInfo::new(name),
+            info,
             service: Arc::new(service),
             probe: None,
+            heeds_by_kind,
         }
     }
 
@@ -121,6 +131,10 @@ impl Replica {
     /// See [`ReplicaInfo::region`].
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.info.region = Some(region.into());
+        if std::mem::take(&mut self.heeds_by_kind) {
+            // Whoever says where it is does not leave it to what is inside.
+            self.info.heeds_regions = false;
+        }
         self
     }
 
@@ -128,6 +142,7 @@ impl Replica {
     /// them.
     pub fn heeds_regions(mut self) -> Self {
         self.info.heeds_regions = true;
+        self.heeds_by_kind = false;
         self
     }
 

@@ -168,6 +168,67 @@ fn who_heeds_regions_is_asked_and_decides() {
     );
 }
 
+#[test]
+fn a_router_without_a_region_decides_and_one_with_a_region_must_be_in_it() {
+    let inner = Router::builder()
+        .replica(telling("eu").region("eu"))
+        .replica(telling("us").region("us"))
+        .replica(telling("somewhere"))
+        .build()
+        .unwrap();
+    let shared: Arc<dyn Generate> = Arc::new(inner.clone());
+    let ask = |replica: Replica, region: Option<&str>| {
+        let router = Router::builder().replica(replica).build().unwrap();
+        let routing = Routing::default();
+        let routing = match region {
+            Some(region) => routing.region(region),
+            None => routing,
+        };
+        text(&router, Request::text("").routing(routing)).ok()
+    };
+    let said = |text: &str| Some(text.to_owned());
+    for (replica, eu, us) in [
+        (Replica::new("r", inner.clone()), true, true),
+        (Replica::new("r", Arc::new(inner.clone())), true, true),
+        (Replica::new("r", inner.clone()).region("eu"), true, false),
+        (
+            Replica::new("r", inner.clone())
+                .region("eu")
+                .heeds_regions(),
+            true,
+            true,
+        ),
+        (
+            Replica::new("r", inner.clone())
+                .heeds_regions()
+                .region("eu"),
+            true,
+            true,
+        ),
+        // Nobody can tell what this is.
+        (Replica::new("r", shared.clone()), false, false),
+        (Replica::new("r", shared.clone()).region("us"), false, true),
+        (Replica::new("r", shared).heeds_regions(), true, true),
+    ] {
+        let told = format!("{replica:?}");
+        let (in_eu, in_us) = (
+            ask(replica.clone(), Some("eu")),
+            ask(replica.clone(), Some("us")),
+        );
+        assert_eq!(in_eu, said("eu:any").filter(|_| eu), "{told}");
+        assert_eq!(in_us, said("us:any").filter(|_| us), "{told}");
+        assert_eq!(ask(replica.clone(), Some("asia")), None, "{told}");
+        assert!(ask(replica, None).is_some(), "{told}");
+    }
+    let tiers = crate::tiers::Tiered::builder()
+        .tier(crate::tiers::Tier::new(telling("eu").region("eu")))
+        .build()
+        .unwrap();
+    let tiers = Replica::new("r", tiers);
+    assert_eq!(ask(tiers.clone(), Some("eu")), said("eu:any"));
+    assert_eq!(ask(tiers, Some("us")), None);
+}
+
 /// Lets nobody be asked before their times.
 struct Until(Vec<Time>);
 

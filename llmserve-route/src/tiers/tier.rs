@@ -70,13 +70,9 @@ pub enum TierError {
 
 impl Tier {
     /// A tier of the replica's name.
-    pub fn new(replica: Replica) -> Self {
+    pub fn new(mut replica: Replica) -> Self {
         let name = replica.info.name.clone();
-        let service = Within(replica.service.clone());
-        let replica = Replica {
-            service: Arc::new(service),
-            ..replica
-        };
+        replica.service = Arc::new(Within(replica.service));
         Self {
             replica: replica.tier(name),
             latency: None,
