@@ -122,6 +122,11 @@ impl ReplicaSet {
     pub(crate) fn for_each(&self, mut each: impl FnMut(usize)) {
         for (at, word) in self.inline.iter().chain(&self.more).enumerate() {
             let mut word = *word;
+            if word == u64::MAX {
+                // Everybody is the common case, and a plain loop is several times as fast.
+                (at * 64..at * 64 + 64).for_each(&mut each);
+                continue;
+            }
             while word != 0 {
                 each(at * 64 + word.trailing_zeros() as usize);
                 word &= word - 1;

@@ -11,79 +11,153 @@ use crate::set::ReplicaSet;
 /// Room for a search, kept from one to the next.
 #[derive(Default)]
 pub(super) struct Finder {
-    /// Ranges of positions with the seats that have the first one and not the last one.
-    ahead: Vec<(usize, usize, ReplicaSet)>,
+    ahead: Vec<Ahead>,
+    /// Seats, and how many marks they have.
+    marked: Vec<(usize, ReplicaSet)>,
     /// By seat.
-    found: Vec<Found>,
-    /// Those that have something.
-    some: Vec<usize>,
+    found: Vec<Overlap>,
 }
 
-/// What one seat has.
-#[derive(Clone, Copy, Default)]
-struct Found {
-    overlap: Overlap,
-    /// Blocks of it on the device that are told and not assumed.
-    told: usize,
+/// Seats that hold everything before position `from`, and not position `to`.
+struct Ahead {
+    from: usize,
+    to: usize,
+    seats: ReplicaSet,
 }
 
 impl Finder {
-    /// Tells `each` how much of `chain` everybody has that has its beginning, and how much of that
-    /// is on the device and not just assumed to be.
+    /// Tells `each` how much of `chain` everybody has that has its beginning.
     pub(super) fn find(
         &mut self,
         table: &Table,
         chain: &[BlockIdentity],
         every: usize,
-        mut each: impl FnMut(Slot, Overlap, usize),
+        mut each: impl FnMut(Slot, Overlap),
     ) {
         if chain.is_empty() {
             return;
         }
-        self.found.resize(table.seats(), Found::default());
-        let (len, [device, host, disk]) = (chain.len(), table.told());
-        let block = |at: usize| chain[at];
-        let told = Tiers::DEVICE;
-        if device {
-            let set = |has: &mut Found, depth| (has.told, has.overlap.device) = (depth, depth);
-            self.solve(table, told, len, block, set);
+        let [_, host, disk] = table.told();
+        if !host && !disk {
+            // What is on the device is all there is.
+            self.device(table, chain, every, |seats, depth| {
+                let overlap = Overlap {
+                    device: depth,
+                    host: depth,
+                    disk: depth,
+                };
+                seats.for_each(|seat| {
+                    if let Some(slot) = table.slot_of(seat) {
+                        each(slot, overlap);
+                    }
+                });
+            });
+            return;
         }
-        if !table.assuming().is_empty() {
-            // Told blocks are at marks too: what is told may go on where what is assumed ends.
-            self.solve(
-                table,
-                told.or(Tiers::ASSUMED),
-                marks(len, every),
-                |mark| block(mark_at(mark, len, every)),
-                |has, depth| {
-                    let blocks = mark_at(depth - 1, len, every) + 1;
-                    has.overlap.device = has.overlap.device.max(blocks);
-                },
-            );
-        }
-        let told = told.or(Tiers::HOST);
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        found.resize(table.seats(), Overlap::default());
+        let mut some = ReplicaSet::new();
+        self.device(table, chain, every, |seats, depth| {
+            some.unite(&seats);
+            seats.for_each(|seat| found[seat].device = depth);
+        });
+        let whole = |seats: &ReplicaSet| Ahead {
+            from: 0,
+            to: chain.len(),
+            seats: seats.clone(),
+        };
+        let (bound, at) = (table.bound(), |at: usize| chain[at]);
         if host {
-            let set = |has: &mut Found, depth| has.overlap.host = depth;
-            self.solve(table, told, len, block, set);
+            let tiers = Tiers::DEVICE.or(Tiers::HOST);
+            self.solve(table, tiers, whole(bound), at, |seats, depth| {
+                if depth > 0 {
+                    some.unite(&seats);
+                    seats.for_each(|seat| found[seat].host = depth);
+                }
+            });
         }
         if disk {
-            let set = |has: &mut Found, depth| has.overlap.disk = depth;
-            self.solve(table, told.or(Tiers::DISK), len, block, set);
+            let tiers = Tiers::DEVICE.or(Tiers::HOST).or(Tiers::DISK);
+            self.solve(table, tiers, whole(bound), at, |seats, depth| {
+                if depth > 0 {
+                    some.unite(&seats);
+                    seats.for_each(|seat| found[seat].disk = depth);
+                }
+            });
         }
-        for seat in self.some.drain(..) {
-            let Found { mut overlap, told } = std::mem::take(&mut self.found[seat]);
+        some.for_each(|seat| {
+            let mut overlap = found[seat];
             overlap.host = overlap.host.max(overlap.device);
             overlap.disk = overlap.disk.max(overlap.host);
-            // A seat is in here once for each search that found it.
-            if overlap.disk > 0
-                && let Some(slot) = table.slot_of(seat)
-            {
-                each(slot, overlap, told);
+            if let Some(slot) = table.slot_of(seat) {
+                each(slot, overlap);
             }
-        }
+        });
+        self.found = found;
     }
 
-    /// Finds for every seat how many of the first `len` positions it holds in one of `tiers`.
+    /// Tells `each` which seats have how many blocks on the device or are assumed to, those that
+    /// have none left out.
+    fn device(
+        &mut self,
+        table: &Table,
+        chain: &[BlockIdentity],
+        every: usize,
+        mut each: impl FnMut(ReplicaSet, usize),
+    ) {
+        let [told, ..] = table.told();
+        let assumed = !table.assuming().is_empty();
+        let (len, at) = (chain.len(), |at: usize| chain[at]);
+        let all = Ahead {
+            from: 0,
+            to: len,
+            seats: table.bound().clone(),
+        };
+        let mut each = |seats: ReplicaSet, depth| {
+            if depth > 0 {
+                each(seats, depth);
+            }
+        };
+        if !assumed || every == 1 {
+            let tiers = match assumed {
+                true => Tiers::DEVICE.or(Tiers::ASSUMED),
+                false => Tiers::DEVICE,
+            };
+            if told || assumed {
+                self.solve(table, tiers, all, at, each);
+            }
+            return;
+        }
+        // Told blocks are at marks too: between those is only what is told.
+        let (marks, tiers) = (marks(len, every), Tiers::DEVICE.or(Tiers::ASSUMED));
+        let mut marked = std::mem::take(&mut self.marked);
+        self.solve(
+            table,
+            tiers,
+            Ahead { to: marks, ..all },
+            |mark| chain[mark_at(mark, len, every)],
+            |seats, depth| marked.push((depth, seats)),
+        );
+        for (mark, seats) in marked.drain(..) {
+            let from = mark
+                .checked_sub(1)
+                .map_or(0, |mark| mark_at(mark, len, every) + 1);
+            let to = match mark < marks {
+                true => mark_at(mark, len, every),
+                false => len,
+            };
+            if told && from < to {
+                let between = Ahead { from, to, seats };
+                self.solve(table, Tiers::DEVICE, between, at, &mut each);
+            } else {
+                each(seats, from);
+            }
+        }
+        self.marked = marked;
+    }
+
+    /// Tells `each` how many of the first positions the seats of `all` hold in one of `tiers`.
     ///
     /// Who holds a position holds all before it, so the seats are divided at a position into those
     /// who hold it and those who do not, and the former are looked for behind it and the latter
@@ -92,44 +166,50 @@ impl Finder {
         &mut self,
         table: &Table,
         tiers: Tiers,
-        len: usize,
+        all: Ahead,
         identity: impl Fn(usize) -> BlockIdentity,
-        mut set: impl FnMut(&mut Found, usize),
+        mut each: impl FnMut(ReplicaSet, usize),
     ) {
-        let holding = |at: usize, among: &ReplicaSet| {
-            let holders = table.holders(identity(at));
-            holders.map_or_else(ReplicaSet::new, |holders| holders.holding(tiers, among))
-        };
-        let first = holding(0, table.bound());
-        if first.is_empty() {
-            return;
-        }
-        self.ahead.push((0, len, first));
-        // A prompt that somebody has whole is common: the last position first.
-        let mut at = len - 1;
-        while let Some((from, to, seats)) = self.ahead.pop() {
-            if to - from == 1 {
-                for seat in seats.iter() {
-                    set(&mut self.found[seat], to);
-                    self.some.push(seat);
-                }
+        let mut looked = 0;
+        self.ahead.push(all);
+        while let Some(Ahead { from, to, seats }) = self.ahead.pop() {
+            if from == to {
+                each(seats, from);
                 continue;
             }
-            let middle = if at > from {
-                at
-            } else {
-                from + (to - from) / 2
+            // Most have nothing, and of the others somebody often has all.
+            let at = match looked {
+                0 => from,
+                1 => to - 1,
+                _ => (from + to - 1) / 2,
             };
-            at = 0;
-            let with = holding(middle, &seats);
+            looked += 1;
+            let with = table.holders(identity(at)).map(|holders| {
+                let with = holders.holding(tiers, &seats);
+                (with.is_empty(), with)
+            });
+            let Some((false, with)) = with else {
+                self.ahead.push(Ahead {
+                    from,
+                    to: at,
+                    seats,
+                });
+                continue;
+            };
             let mut without = seats;
             without.subtract(&with);
             if !without.is_empty() {
-                self.ahead.push((from, middle, without));
+                self.ahead.push(Ahead {
+                    from,
+                    to: at,
+                    seats: without,
+                });
             }
-            if !with.is_empty() {
-                self.ahead.push((middle, to, with));
-            }
+            self.ahead.push(Ahead {
+                from: at + 1,
+                to,
+                seats: with,
+            });
         }
     }
 }

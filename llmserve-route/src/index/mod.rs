@@ -19,6 +19,7 @@ mod assumed;
 mod feed;
 mod find;
 mod holders;
+mod shards;
 mod table;
 
 pub use feed::Feed;
@@ -198,11 +199,6 @@ impl PrefixIndex {
 
     /// Assumes that the one in `slot` has, or will soon have, all of `chain`.
     pub fn assume(&self, slot: Slot, chain: &[BlockIdentity], now: Time) {
-        self.assume_from(slot, chain, 0, now);
-    }
-
-    /// Assumes it of `chain` from block `from` on, having been told of those before.
-    pub(crate) fn assume_from(&self, slot: Slot, chain: &[BlockIdentity], from: usize, now: Time) {
         let mut state = self.state.lock();
         let State {
             table,
@@ -211,26 +207,47 @@ impl PrefixIndex {
             ..
         } = &mut *state;
         table.expire(now, *expire_after);
-        table.assume(slot, chain, from, *every, now);
+        table.assume(slot, chain, *every, now);
         table.sweep();
+    }
+
+    /// Assumes it, where it has the first `depth` blocks already: some of it at once, the rest by
+    /// [`continue_assuming`](Self::continue_assuming).
+    pub(crate) fn assume_soon(&self, slot: Slot, chain: &[BlockIdentity], depth: usize, now: Time) {
+        let mut state = self.state.lock();
+        let State {
+            table,
+            expire_after,
+            every,
+            ..
+        } = &mut *state;
+        table.expire(now, *expire_after);
+        table.assume_soon(slot, chain, *every, depth, now);
+        table.sweep();
+    }
+
+    /// Goes on with what was to be assumed soon.
+    pub(crate) fn continue_assuming(&self) {
+        /// Blocks a call: decisions wait meanwhile.
+        const AT_ONCE: usize = 32;
+        self.state.lock().table.continue_assuming(AT_ONCE);
     }
 
     /// Those that have the first block of `chain` at least, and how much of it, by slot.
     pub fn find(&self, chain: &[BlockIdentity]) -> Vec<(Slot, Overlap)> {
         let mut found = Vec::new();
-        self.find_each(chain, None, |slot, overlap, _| found.push((slot, overlap)));
+        self.find_each(chain, None, |slot, overlap| found.push((slot, overlap)));
         found.sort_unstable_by_key(|(slot, _)| *slot);
         found
     }
 
-    /// What [`find`](Self::find) finds, in any order and without a list, with how much of it is told
-    /// to be on the device; at `now`, when what has
-    /// expired is forgotten.
+    /// What [`find`](Self::find) finds, in any order and without a list; at `now`, when what
+    /// has expired is forgotten.
     pub(crate) fn find_each(
         &self,
         chain: &[BlockIdentity],
         now: Option<Time>,
-        each: impl FnMut(Slot, Overlap, usize),
+        each: impl FnMut(Slot, Overlap),
     ) {
         let mut state = self.state.lock();
         let State {

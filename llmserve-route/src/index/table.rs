@@ -1,51 +1,46 @@
 //! The map from blocks to holders, and who sits where.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use llmserve_core::{BlockEvent, BlockIdentity, Time};
 
 use super::IndexStats;
-use super::assumed::Assumed;
+use super::assumed::{Assumed, Kept};
 use super::holders::{Holders, MOST_SEATS, Tiers};
+use super::shards::{SHARDS, Shards};
 use crate::fleet::Slot;
 use crate::set::ReplicaSet;
 
-/// Parts that the map is swept in, one a call.
-const SHARDS: usize = 256;
+/// Parts that are swept by one call, and entries after which it is enough.
+const SWEPT_AT_ONCE: (usize, usize) = (64, 64);
 
-/// Identities are hashes already; those of other engines may be small or in sequence.
-#[derive(Default)]
-pub(super) struct IdentityHasher(u64);
+/// Seats looked at, and assumptions forgotten, by one call that forgets what has expired.
+const EXPIRED_AT_ONCE: (usize, usize) = (32, 64);
 
-pub(super) type ByIdentity = BuildHasherDefault<IdentityHasher>;
+/// Blocks that a decision assumes by itself, and chains that are left for later at most.
+const AT_ONCE: usize = 2;
+const MOST_CONTINUED: usize = 64;
 
-fn fold(identity: u128) -> u64 {
-    let folded = identity as u64 ^ ((identity >> 64) as u64).rotate_left(32);
-    folded.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-impl Hasher for IdentityHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    fn write_u128(&mut self, identity: u128) {
-        self.0 = fold(identity);
-    }
+/// Blocks of a chain that is being assumed to be somewhere.
+struct Continued {
+    seat: usize,
+    /// Who sat there.
+    slot: Option<Slot>,
+    blocks: Vec<BlockIdentity>,
+    next: usize,
+    /// The block before the next one.
+    before: Option<Kept>,
+    now: Time,
 }
 
 /// Everything an index knows.
 pub(super) struct Table {
-    shards: Box<[HashMap<BlockIdentity, Holders, ByIdentity>]>,
+    shards: Shards<Holders>,
+    assumed: Assumed,
+    /// Chains that are not assumed altogether yet.
+    continued: VecDeque<Continued>,
     seats: Vec<Seat>,
     names: HashMap<Arc<str>, usize>,
     /// By slot index.
@@ -68,6 +63,10 @@ pub(super) struct Table {
     dropped: u64,
     expired: u64,
     next_expiry: Time,
+    /// The seat at which a look for what has expired goes on; 0 if none is under way.
+    expiring: usize,
+    /// When the first of those that were looked at expires.
+    soonest: Time,
 }
 
 /// Where holders are known by a number that fits in 12 bits. A slot will not do: it is reused at
@@ -76,15 +75,8 @@ pub(super) struct Table {
 struct Seat {
     slot: Option<Slot>,
     name: Arc<str>,
-    assumed: Assumed,
     /// Entries by tier: device, host, disk.
     told: [usize; 3],
-}
-
-impl Seat {
-    fn is_blank(&self) -> bool {
-        self.told == [0; 3] && self.assumed.is_empty()
-    }
 }
 
 /// Counts a change of what a seat holds of a block.
@@ -102,7 +94,9 @@ fn count(told: &mut [usize; 3], seat: &mut Seat, before: Tiers, now: Tiers) {
 impl Table {
     pub(super) fn new(max_blocks: usize, max_assumed: usize) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| HashMap::default()).collect(),
+            shards: Shards::new(),
+            assumed: Assumed::new(),
+            continued: VecDeque::new(),
             seats: Vec::new(),
             names: HashMap::new(),
             slots: Vec::new(),
@@ -119,6 +113,8 @@ impl Table {
             dropped: 0,
             expired: 0,
             next_expiry: Time::ZERO,
+            expiring: 0,
+            soonest: Time::MAX,
         }
     }
 
@@ -180,16 +176,16 @@ impl Table {
         self.bound.remove(seat);
         let was = &mut self.seats[seat];
         was.slot = None;
-        if was.is_blank() {
+        if was.told == [0; 3] && self.assumed.is_empty(seat) {
             self.free.push(seat);
         } else {
-            was.assumed = Assumed::default();
+            self.assumed.abandon(seat);
             self.assuming.remove(seat);
             self.left.push(seat);
         }
     }
 
-    /// Sweeps a shard of what those left that are gone.
+    /// Sweeps a few parts of what those left that are gone.
     pub(super) fn sweep(&mut self) {
         if self.leaving.is_empty() {
             if self.left.is_empty() {
@@ -198,24 +194,34 @@ impl Table {
             self.leaving = self.left.drain(..).collect();
             self.swept = 0;
         }
-        let Self {
-            shards,
-            leaving,
-            seats,
-            told,
-            ..
-        } = self;
-        let shard = &mut shards[self.swept];
-        let before = shard.len();
-        shard.retain(|_, holders| {
-            for (seat, tiers) in holders.among(leaving) {
-                holders.take(seat, tiers);
-                count(told, &mut seats[seat], tiers, Tiers::NONE);
-            }
-            !holders.is_empty()
-        });
-        self.blocks -= before - shard.len();
-        self.swept += 1;
+        let (parts, entries) = SWEPT_AT_ONCE;
+        let last = (self.swept + parts).min(SHARDS);
+        let mut seen = 0;
+        while self.swept < last && seen < entries {
+            let Self {
+                shards,
+                assumed,
+                leaving,
+                seats,
+                told,
+                ..
+            } = self;
+            let shard = shards.part(self.swept);
+            let before = shard.len();
+            shard.retain(|identity, holders| {
+                for (seat, tiers) in holders.among(leaving) {
+                    holders.take(seat, tiers);
+                    count(told, &mut seats[seat], tiers, Tiers::NONE);
+                    if tiers.meets(Tiers::ASSUMED) {
+                        assumed.discard(seat, *identity);
+                    }
+                }
+                !holders.is_empty()
+            });
+            self.blocks -= before - shard.len();
+            self.swept += 1;
+            seen += before;
+        }
         if self.swept == SHARDS {
             for seat in std::mem::take(&mut self.leaving).iter() {
                 self.seats[seat] = Seat::default();
@@ -243,18 +249,13 @@ impl Table {
 
     // ---- entries ----------------------------------------------------------------------------
 
-    fn shard(identity: BlockIdentity) -> usize {
-        // Bits that the map itself uses neither for its buckets nor for its tags.
-        (fold(identity.as_u128()) >> 40) as usize % SHARDS
-    }
-
     pub(super) fn holders(&self, identity: BlockIdentity) -> Option<&Holders> {
-        self.shards[Self::shard(identity)].get(&identity)
+        self.shards.get(identity)
     }
 
-    /// Whether there was room.
-    fn add(&mut self, seat: usize, identity: BlockIdentity, tiers: Tiers) -> bool {
-        let shard = &mut self.shards[Self::shard(identity)];
+    /// What `seat` had of it before. None: there was no room.
+    fn add(&mut self, seat: usize, identity: BlockIdentity, tiers: Tiers) -> Option<Tiers> {
+        let shard = self.shards.of(identity);
         let before = if self.blocks < self.max_blocks {
             let blocks = shard.len();
             let before = shard.entry(identity).or_default().add(seat, tiers);
@@ -264,7 +265,7 @@ impl Table {
             holders.add(seat, tiers)
         } else {
             self.dropped += 1;
-            return false;
+            return None;
         };
         count(
             &mut self.told,
@@ -272,12 +273,12 @@ impl Table {
             before,
             before.or(tiers),
         );
-        true
+        Some(before)
     }
 
     fn take(&mut self, seat: usize, identity: BlockIdentity, tiers: Tiers) {
         use std::collections::hash_map::Entry;
-        let Entry::Occupied(mut entry) = self.shards[Self::shard(identity)].entry(identity) else {
+        let Entry::Occupied(mut entry) = self.shards.of(identity).entry(identity) else {
             return;
         };
         let (before, now) = entry.get_mut().take(seat, tiers);
@@ -294,12 +295,12 @@ impl Table {
         match event {
             BlockEvent::Stored { identity, .. } => {
                 let added = self.add(seat, *identity, tiers);
-                if added && device && self.seats[seat].assumed.remove(*identity) {
+                if added.is_some() && device && self.assumed.remove(seat, *identity) {
                     self.take(seat, *identity, Tiers::ASSUMED);
                 }
             }
             BlockEvent::Removed { identity } => {
-                let assumed = device && self.seats[seat].assumed.remove(*identity);
+                let assumed = device && self.assumed.remove(seat, *identity);
                 let tiers = if assumed {
                     tiers.or(Tiers::ASSUMED)
                 } else {
@@ -322,7 +323,7 @@ impl Table {
             .zip(told)
             .all(|(tier, count)| tiers.meets(tier) || count == 0);
         let device = tiers.meets(Tiers::DEVICE);
-        if only && (device || self.seats[seat].assumed.is_empty()) {
+        if only && (device || self.assumed.is_empty(seat)) {
             // Everything goes: it moves to an empty seat, and the old one is swept by and by.
             let (name, slot) = (self.seats[seat].name.clone(), self.seats[seat].slot);
             self.names.remove(&name);
@@ -343,87 +344,175 @@ impl Table {
         } else {
             tiers
         };
-        for shard in &mut self.shards {
+        if device {
+            self.assumed.abandon(seat);
+        }
+        for shard in self.shards.parts() {
             let blocks = shard.len();
-            shard.retain(|_, holders| {
+            shard.retain(|identity, holders| {
                 let (before, now) = holders.take(seat, tiers);
                 count(&mut self.told, &mut self.seats[seat], before, now);
+                if before.meets(Tiers::ASSUMED) && !now.meets(Tiers::ASSUMED) {
+                    self.assumed.discard(seat, *identity);
+                }
                 !holders.is_empty()
             });
             self.blocks -= blocks - shard.len();
-        }
-        if device {
-            self.seats[seat].assumed = Assumed::default();
         }
         seat
     }
 
     // ---- assumptions ------------------------------------------------------------------------
 
-    /// Assumes every `every`th block of `chain` from block `from` on, and its last, to be with the
-    /// one in `slot`.
-    pub(super) fn assume(
+    /// Assumes every `every`th block of `chain`, and its last, to be with the one in `slot`.
+    pub(super) fn assume(&mut self, slot: Slot, chain: &[BlockIdentity], every: usize, now: Time) {
+        let Some(seat) = self.seat_of(slot) else {
+            return;
+        };
+        let (len, marks) = (chain.len(), marks(chain.len(), every));
+        let has = |mark: &usize| {
+            let holders = self.shards.get(chain[mark_at(*mark, len, every)]);
+            let has = holders.map_or(Tiers::NONE, |holders| holders.get(seat));
+            has.meets(Tiers::DEVICE.or(Tiers::ASSUMED))
+        };
+        // Who has one has all before it.
+        let had = (0..marks).rev().find(has);
+        let mut continued = self.continued(seat, chain, every, had.map_or(0, |mark| mark + 1), now);
+        self.go_on(&mut continued, usize::MAX);
+    }
+
+    /// The same where it has the first `depth` blocks, without being quick about it: what takes
+    /// longer is [continued](Self::continue_assuming), from the beginning of the chain on, so that
+    /// who has one has all before it at any time.
+    pub(super) fn assume_soon(
         &mut self,
         slot: Slot,
         chain: &[BlockIdentity],
-        from: usize,
         every: usize,
+        depth: usize,
         now: Time,
     ) {
-        let Some(seat) = self.seat_of(slot).filter(|_| self.max_assumed > 0) else {
+        let Some(seat) = self.seat_of(slot) else {
             return;
         };
-        let len = chain.len();
-        // The first one last, so that it is the last to be forgotten.
-        let marks = (0..marks(len, every))
-            .rev()
-            .map(|mark| mark_at(mark, len, every));
-        for at in marks.take_while(|at| *at >= from) {
-            let identity = chain[at];
-            if self.seats[seat].assumed.renew(identity, now) {
-                continue;
-            }
-            let has = self.holders(identity).map(|holders| holders.get(seat));
-            if has.is_some_and(|tiers| tiers.meets(Tiers::DEVICE)) {
-                continue;
-            }
-            if self.seats[seat].assumed.len() >= self.max_assumed
-                && let Some((oldest, _)) = self.seats[seat].assumed.oldest()
-            {
-                self.seats[seat].assumed.remove(oldest);
-                self.take(seat, oldest, Tiers::ASSUMED);
-            }
-            if self.add(seat, identity, Tiers::ASSUMED) {
-                self.seats[seat].assumed.push(identity, now);
-                self.assuming.insert(seat);
-            }
+        let had = match depth == chain.len() {
+            true => marks(depth, every),
+            false => depth / every,
+        };
+        let mut continued = self.continued(seat, chain, every, had, now);
+        if !self.go_on(&mut continued, AT_ONCE) {
+            self.continued.push_back(continued);
+        }
+        if self.continued.len() > MOST_CONTINUED {
+            self.continue_assuming(usize::MAX);
         }
     }
 
-    /// Forgets assumptions untouched for `after`, at most a 64th of it late.
+    /// Goes on with the first chain that is not assumed altogether, for as many blocks.
+    pub(super) fn continue_assuming(&mut self, blocks: usize) {
+        if let Some(mut first) = self.continued.pop_front()
+            && !self.go_on(&mut first, blocks)
+        {
+            self.continued.push_front(first);
+        }
+    }
+
+    /// What is to be assumed from mark `had` on, the one before being touched.
+    fn continued(
+        &mut self,
+        seat: usize,
+        chain: &[BlockIdentity],
+        every: usize,
+        had: usize,
+        now: Time,
+    ) -> Continued {
+        let block = |mark| chain[mark_at(mark, chain.len(), every)];
+        let before = had.checked_sub(1);
+        Continued {
+            seat,
+            slot: self.seats[seat].slot,
+            before: before.and_then(|mark| self.assumed.touch(seat, block(mark), now)),
+            blocks: (had..marks(chain.len(), every)).map(block).collect(),
+            next: 0,
+            now,
+        }
+    }
+
+    /// Assumes the next of them; whether there is nothing more to do.
+    fn go_on(&mut self, continued: &mut Continued, blocks: usize) -> bool {
+        let (seat, rest) = (continued.seat, &continued.blocks[continued.next..]);
+        if self.max_assumed == 0 || continued.slot.is_none() || self.slot_of(seat) != continued.slot
+        {
+            return true;
+        }
+        for identity in rest.iter().take(blocks) {
+            while self.assumed.len(seat) >= self.max_assumed {
+                // A chain too long for all of it to be kept is kept from its beginning.
+                let oldest = self.assumed.oldest(seat);
+                let Some(oldest) = oldest.filter(|oldest| Some(oldest.at) != continued.before)
+                else {
+                    return true;
+                };
+                self.forget(seat, oldest.identity);
+            }
+            let Some(had) = self.add(seat, *identity, Tiers::ASSUMED) else {
+                continue;
+            };
+            if had.meets(Tiers::ASSUMED) {
+                continued.before = self.assumed.touch(seat, *identity, continued.now);
+            } else if had.meets(Tiers::DEVICE) {
+                // Told in the meantime.
+                self.take(seat, *identity, Tiers::ASSUMED);
+            } else {
+                let before = continued.before;
+                let at = self.assumed.push(seat, *identity, before, continued.now);
+                continued.before = Some(at);
+                self.assuming.insert(seat);
+            }
+        }
+        continued.next += rest.len().min(blocks);
+        continued.next == continued.blocks.len()
+    }
+
+    fn forget(&mut self, seat: usize, identity: BlockIdentity) {
+        self.assumed.remove(seat, identity);
+        self.take(seat, identity, Tiers::ASSUMED);
+    }
+
+    /// Forgets assumptions untouched for `after`, at most a 64th of it late, and a few at a time.
     pub(super) fn expire(&mut self, now: Time, after: Duration) {
-        if now < self.next_expiry {
+        if now < self.next_expiry && self.expiring == 0 {
             return;
         }
-        let mut next = Time::MAX;
-        for seat in 0..self.seats.len() {
-            if self.seats[seat].assumed.is_empty() {
+        let (seats, mut assumptions) = EXPIRED_AT_ONCE;
+        let last = (self.expiring + seats).min(self.seats.len());
+        while self.expiring < last {
+            let seat = self.expiring;
+            if self.assumed.is_empty(seat) {
                 self.assuming.remove(seat);
             }
-            while let Some((identity, touched)) = self.seats[seat].assumed.oldest() {
-                let expiry = touched.saturating_add(after);
+            while let Some(oldest) = self.assumed.oldest(seat) {
+                let expiry = oldest.touched.saturating_add(after);
                 if expiry > now {
-                    next = next.min(expiry);
+                    self.soonest = self.soonest.min(expiry);
                     break;
                 }
-                self.seats[seat].assumed.remove(identity);
-                self.take(seat, identity, Tiers::ASSUMED);
+                if assumptions == 0 {
+                    return;
+                }
+                assumptions -= 1;
+                self.forget(seat, oldest.identity);
                 self.expired += 1;
             }
+            self.expiring += 1;
         }
-        // Looking costs a little for each replica, so not at each of many expiries in a row.
-        let soon = now.saturating_add(after / 64);
-        self.next_expiry = next.min(now.saturating_add(after)).max(soon);
+        if self.expiring >= self.seats.len() {
+            // Looking costs a little for each replica, so not at each of many expiries in a row.
+            let soon = now.saturating_add(after / 64);
+            let next = std::mem::replace(&mut self.soonest, Time::MAX);
+            self.next_expiry = next.min(now.saturating_add(after)).max(soon);
+            self.expiring = 0;
+        }
     }
 
     /// Whether anybody is said to have something on the device, in host memory, on disk.
@@ -438,11 +527,13 @@ impl Table {
 
     /// What is left of those that are gone, and not swept yet, counts among the blocks only.
     pub(super) fn stats(&self) -> IndexStats {
-        let seats = || self.names.values().map(|seat| &self.seats[*seat]);
+        let seats = || self.names.values().copied();
         IndexStats {
             blocks: self.blocks,
-            told: seats().map(|seat| seat.told.iter().sum::<usize>()).sum(),
-            assumed: seats().map(|seat| seat.assumed.len()).sum(),
+            told: seats()
+                .map(|seat| self.seats[seat].told.iter().sum::<usize>())
+                .sum(),
+            assumed: seats().map(|seat| self.assumed.len(seat)).sum(),
             dropped: self.dropped,
             expired: self.expired,
         }

@@ -177,7 +177,7 @@ fn what_is_gone_is_not_found_and_its_memory_comes_back() {
 }
 
 /// Calls that sweep everything.
-const SWEEPS: usize = 2 * 256 + 2;
+const SWEEPS: usize = 2 * shards::SHARDS;
 
 #[test]
 fn more_come_and_go_than_there_are_seats() {
@@ -233,7 +233,7 @@ fn assumptions_are_confirmed_refuted_forgotten_and_expire() {
     assert_eq!(depths(&index, &one), [(0, 1), (1, 4)]);
     // Time goes by; what is renewed stays.
     index.assume(slot(1), &two[..1], seconds(60));
-    index.find_each(&one, Some(seconds(70)), |_, _, _| ());
+    index.find_each(&one, Some(seconds(70)), |_, _| ());
     assert_eq!(depths(&index, &one), [(0, 1)]);
     assert_eq!(depths(&index, &two), [(1, 1)]);
     let stats = index.stats();

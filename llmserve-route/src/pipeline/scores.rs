@@ -135,7 +135,7 @@ impl Score for PrefixCached {
         shares.resize(candidates.fleet().places(), 0.0);
         let blocks = ask.blocks().len().max(1) as f64;
         self.index
-            .find_each(ask.blocks(), Some(ask.now), |slot, has, _| {
+            .find_each(ask.blocks(), Some(ask.now), |slot, has| {
                 if let Some(share) = shares.get_mut(slot.index()) {
                     *share = has.credit(0.75, 0.25) / blocks;
                 }

@@ -90,10 +90,14 @@ pub struct KvAware {
 struct State {
     /// By slot index.
     members: Vec<Member>,
-    /// Credits of the decision at hand, and blocks told to be on the device, by slot index.
-    credits: Vec<(f64, usize)>,
-    /// Costs of the decision at hand.
-    costs: Vec<(Slot, f64)>,
+    /// By slot index, of the decision at hand: what need not be computed, in blocks.
+    credits: Vec<f64>,
+    /// By slot index, of the decision at hand: blocks on the device.
+    device: Vec<u32>,
+    /// By slot index, of the decision at hand; infinite for those that are no candidates.
+    costs: Vec<f64>,
+    /// Costs of candidates, where one is drawn.
+    drawn: Vec<(Slot, f64)>,
     /// Of the decision at hand.
     picked: Option<Picked>,
 }
@@ -106,8 +110,8 @@ struct Picked {
     uncached: u32,
     /// Blocks of the prompt.
     prompt: u32,
-    /// Blocks told to be there.
-    told: usize,
+    /// Of them on the device there.
+    device: usize,
 }
 
 /// What a replica has to do, in blocks.
@@ -178,24 +182,44 @@ impl State {
     }
 }
 
+/// The lowest of `costs`, of which none is no number; infinity if there are none.
+fn lowest(costs: &[f64]) -> f64 {
+    // In lanes, because the order in which floats are compared is not for a compiler to change.
+    let mut lanes = [f64::INFINITY; 8];
+    let least = |a: f64, b: f64| if b < a { b } else { a };
+    let mut chunks = costs.chunks_exact(lanes.len());
+    for chunk in &mut chunks {
+        for (lane, cost) in lanes.iter_mut().zip(chunk) {
+            *lane = least(*lane, *cost);
+        }
+    }
+    let rest = chunks.remainder().iter().copied();
+    lanes.into_iter().chain(rest).fold(f64::INFINITY, least)
+}
+
 impl Strategy for KvAware {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let mut state = self.state.lock();
         let State {
             members,
             credits,
+            device,
             costs,
+            drawn,
             picked,
         } = &mut *state;
         let highest = candidates.fleet().places();
         members.resize(members.len().max(highest), Member::default());
         credits.clear();
-        credits.resize(highest, (0.0, 0));
+        credits.resize(highest, 0.0);
+        device.clear();
+        device.resize(highest, 0);
         if !ask.blocks().is_empty() {
             self.index
-                .find_each(ask.blocks(), Some(ask.now), |slot, has, told| {
+                .find_each(ask.blocks(), Some(ask.now), |slot, has| {
                     if let Some(credit) = credits.get_mut(slot.index()) {
-                        *credit = (has.credit(self.host, self.disk), told);
+                        *credit = has.credit(self.host, self.disk);
+                        device[slot.index()] = has.device as u32;
                     }
                 });
         }
@@ -204,45 +228,48 @@ impl Strategy for KvAware {
             .prompt_tokens
             .div_ceil(self.identify.block_tokens() as u64);
         let prompt = prompt.max(ask.blocks().len() as u64) as f64;
-        let load = |index: usize| {
-            let member = members[index];
-            self.prefill_scale * member.prefilling as f64 + member.decoding as f64
+        let (mut prefilling, mut decoding) = (0, 0);
+        candidates.each(|index, _| {
+            prefilling += members[index].prefilling;
+            decoding += members[index].decoding;
+        });
+        let load = |prefilling: u64, decoding: u64| {
+            self.prefill_scale * prefilling as f64 + decoding as f64
         };
-        let mut sum = 0.0;
-        candidates.each(|index, _| sum += load(index));
-        let mean = sum / candidates.len().max(1) as f64;
+        let mean = load(prefilling, decoding) / candidates.len().max(1) as f64;
         // Where everybody has less than this request to do, load is taken as it is.
         let share = prompt / mean.max(prompt).max(1.0);
-        let cost = |index: usize| {
-            let uncached = (prompt - credits[index].0).max(0.0);
-            uncached + share * load(index)
-        };
+        costs.clear();
+        costs.resize(highest, f64::INFINITY);
+        candidates.each(|index, _| {
+            let member = members[index];
+            let uncached = (prompt - credits[index]).max(0.0);
+            costs[index] = uncached + share * load(member.prefilling, member.decoding);
+        });
         let slot = if self.temperature > 0.0 {
-            costs.clear();
-            costs.extend(candidates.iter().map(|slot| (slot, cost(slot.index()))));
-            draw(costs, self.temperature, &self.rng)?
+            drawn.clear();
+            drawn.extend(candidates.iter().map(|slot| (slot, costs[slot.index()])));
+            draw(drawn, self.temperature, &self.rng)?
         } else {
+            let lowest = lowest(costs);
             // Of equals each is drawn with the same chance, in one pass.
-            let (mut least, mut lowest, mut equals) = (None, f64::INFINITY, 0);
-            candidates.each(|index, _| {
-                let cost = cost(index);
-                if cost < lowest {
-                    (least, lowest, equals) = (Some(index), cost, 1);
-                } else if cost == lowest {
+            let (mut least, mut equals) = (None, 0);
+            for (index, cost) in costs.iter().enumerate() {
+                if *cost == lowest && candidates.set().contains(index) {
                     equals += 1;
                     if self.rng.below(equals) == 0 {
                         least = Some(index);
                     }
                 }
-            });
+            }
             candidates.fleet().slot(least?)
         };
-        let (credit, told) = credits[slot.index()];
+        let (credit, device) = (credits[slot.index()], device[slot.index()]);
         *picked = Some(Picked {
             slot,
             uncached: (prompt - credit).max(0.0).round() as u32,
             prompt: prompt as u32,
-            told,
+            device: device as usize,
         });
         Some(slot)
     }
@@ -275,7 +302,7 @@ impl Strategy for KvAware {
             picked
         };
         self.index
-            .assume_from(slot, ask.blocks(), picked.told, ask.now);
+            .assume_soon(slot, ask.blocks(), picked.device, ask.now);
         u64::from(picked.uncached) << 32 | u64::from(picked.prompt)
     }
 
@@ -283,6 +310,8 @@ impl Strategy for KvAware {
         let mut state = self.state.lock();
         let prefilling = &mut state.member(slot).prefilling;
         *prefilling = prefilling.saturating_sub(answering.credit >> 32);
+        drop(state);
+        self.index.continue_assuming();
     }
 
     fn ended(&self, slot: Slot, outcome: &Outcome<'_>) {
@@ -293,6 +322,8 @@ impl Strategy for KvAware {
         }
         let prompt = outcome.credit & u64::from(u32::MAX);
         member.decoding = member.decoding.saturating_sub(prompt);
+        drop(state);
+        self.index.continue_assuming();
     }
 }
 
