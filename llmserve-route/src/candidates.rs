@@ -63,6 +63,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Calls `each` with the index and load of every one, in order.
+    #[inline(always)]
     pub(crate) fn each(&self, mut each: impl FnMut(usize, &Load)) {
         let loads = self.loads;
         self.set.for_each(|index| {

@@ -118,7 +118,7 @@ impl Strategy for BoundedHash {
         let Some(key) = ask.key() else {
             return self
                 .turns
-                .least(candidates, |_, load| f64::from(load.outstanding));
+                .least(candidates, |_, load| u64::from(load.outstanding));
         };
         let (n, total) = (candidates.len(), candidates.total_outstanding());
         let bound = (self.factor * (total + 1) as f64 / n as f64).ceil();

@@ -117,8 +117,8 @@ impl Shared {
     ) -> Result<Assigned, Refusal> {
         let mut ask = Ask::new(request, prepared);
         ask.now = self.timer.now();
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let scene = Scene {
             fleet: &state.fleet,
             full: &state.full,
@@ -168,6 +168,8 @@ impl Shared {
             let alias = state.fleet.masks.renamed(slot.index(), model);
             alias.or_else(|| (request.model.as_deref() != Some(model)).then(|| model.into()))
         });
+        // What follows is nobody else's business.
+        drop(guard);
         Ok(Assigned::new(
             self.clone(),
             slot,

@@ -11,6 +11,7 @@ use crate::fleet::Slot;
 use crate::outcome::{Answering, Outcome};
 use crate::random::mix;
 use crate::replica::ReplicaInfo;
+use crate::set::ReplicaSet;
 use llmserve_core::Request;
 
 /// The same candidate for the same session, or for the same tenant where a request names no
@@ -44,16 +45,25 @@ use llmserve_core::Request;
 /// # Ok::<(), llmserve_route::BuildError>(())
 /// ```
 pub struct Affinity {
-    /// By slot index.
-    members: Mutex<Vec<Member>>,
+    members: Mutex<Members>,
     otherwise: Box<dyn Strategy>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Member {
-    /// A hash of its name.
-    name: u64,
-    weight: u32,
+#[derive(Debug, Default)]
+struct Members {
+    /// Hashes of names, by slot index.
+    names: Vec<u64>,
+    /// Those of each weight.
+    weights: Vec<(u32, ReplicaSet)>,
+}
+
+impl Members {
+    fn leave(&mut self, slot: Slot) {
+        self.weights.retain_mut(|(_, those)| {
+            those.remove(slot.index());
+            !those.is_empty()
+        });
+    }
 }
 
 impl Affinity {
@@ -99,28 +109,26 @@ impl Strategy for Affinity {
             return self.otherwise.pick(ask, candidates);
         };
         let members = self.members.lock();
-        let member = |index: usize| members.get(index).copied().unwrap_or_default();
-        let hash = |member: Member| mix(key ^ member.name);
-        let (mut weight, mut equal) = (None, true);
-        let (mut most, mut found) = (0, None);
-        candidates.each(|index, _| {
-            let member = member(index);
-            equal &= *weight.get_or_insert(member.weight) == member.weight;
-            let score = hash(member);
-            if found.is_none() || score > most {
-                (most, found) = (score, Some(index));
-            }
-        });
-        if !equal {
-            // Where all weigh the same it is the same order, without logarithms.
-            let mut least = f64::INFINITY;
-            candidates.each(|index, _| {
-                let member = member(index);
-                let behind = behind(hash(member), member.weight);
-                if behind < least {
-                    (least, found) = (behind, Some(index));
-                }
+        let (mut least, mut found) = (f64::INFINITY, None);
+        for (weight, those) in &members.weights {
+            let mut those = those.clone();
+            those.intersect(candidates.set());
+            // Of those that weigh the same the highest hash is first, without logarithms.
+            let (mut most, mut first) = (0, usize::MAX);
+            those.for_each(|index| {
+                let hash = mix(key ^ members.names[index]);
+                let more = (hash > most) | (first == usize::MAX);
+                most = if more { hash } else { most };
+                first = if more { index } else { first };
             });
+            if first == usize::MAX {
+                continue;
+            }
+            let behind = behind(most, *weight);
+            // Without any weight it is infinitely far behind: a last resort.
+            if found.is_none() || behind < least {
+                (least, found) = (behind, Some(first));
+            }
         }
         found.map(|index| candidates.fleet().slot(index))
     }
@@ -142,18 +150,24 @@ impl Strategy for Affinity {
 
     fn joined(&self, slot: Slot, info: &ReplicaInfo) {
         let mut members = self.members.lock();
-        if slot.index() >= members.len() {
-            members.resize(slot.index() + 1, Member::default());
+        members.leave(slot);
+        if slot.index() >= members.names.len() {
+            members.names.resize(slot.index() + 1, 0);
         }
-        members[slot.index()] = Member {
-            name: xxh3_64(info.name.as_bytes()),
-            weight: info.weight,
-        };
+        members.names[slot.index()] = xxh3_64(info.name.as_bytes());
+        let of = |(weight, _): &(u32, ReplicaSet)| *weight == info.weight;
+        let at = members.weights.iter().position(of);
+        let at = at.unwrap_or_else(|| {
+            members.weights.push((info.weight, ReplicaSet::new()));
+            members.weights.len() - 1
+        });
+        members.weights[at].1.insert(slot.index());
         drop(members);
         self.otherwise.joined(slot, info);
     }
 
     fn left(&self, slot: Slot) {
+        self.members.lock().leave(slot);
         self.otherwise.left(slot);
     }
 
@@ -173,7 +187,6 @@ impl Strategy for Affinity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::set::ReplicaSet;
     use crate::strategy::testing::Bench;
 
     #[test]

@@ -10,6 +10,7 @@ use super::{Strategy, turns::Turns};
 use crate::ask::Ask;
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
+use crate::load::Load;
 use crate::outcome::Answering;
 
 /// Weight of the newest time in an average.
@@ -52,13 +53,36 @@ struct Averages {
     /// Where in `of` a model's averages are.
     models: HashMap<String, usize>,
     /// By model, by slot index.
-    of: Vec<Vec<Option<Average>>>,
+    of: Vec<Vec<Average>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// An average, or the lack of one.
+#[derive(Clone, Copy, Debug, Default)]
 struct Average {
     seconds: f64,
-    renewed: Time,
+    /// When it is no longer believed, in nanoseconds; 0 if there never was one.
+    until: u64,
+}
+
+impl Average {
+    /// Whether it is believed.
+    fn fresh(self, now: u64) -> bool {
+        now < self.until
+    }
+}
+
+/// How much longer it takes for what waits there.
+fn queue(load: &Load) -> f64 {
+    let outstanding = f64::from(load.outstanding);
+    match load.capacity {
+        u32::MAX => outstanding * (1.0 / DEFAULT_CAPACITY),
+        capacity => outstanding / f64::from(capacity),
+    }
+}
+
+/// A time in nanoseconds, of which there are enough for five centuries.
+fn nanos(time: Time) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl LatencyAware {
@@ -112,27 +136,33 @@ impl Strategy for LatencyAware {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let mut averages = self.averages.lock();
         let at = averages.model(ask.model);
-        let of = &averages.of[at];
-        let since = ask.now.saturating_sub(self.stale);
-        let fresh = |index: usize| {
-            let average = of.get(index)?.as_ref()?;
-            (average.renewed >= since).then_some(average.seconds)
-        };
+        let places = candidates.fleet().places();
+        let of = &mut averages.of[at];
+        if of.len() < places {
+            of.resize(places, Average::default());
+        }
+        let (of, now) = (&of[..], nanos(ask.now));
+        // Of times, none of which is negative, the bits are in order.
+        let expected = |seconds: f64, load: &Load| (seconds * (1.0 + queue(load))).to_bits();
+        let mut first_stale = u64::MAX;
+        candidates.each(|index, _| first_stale = first_stale.min(of[index].until));
+        if now < first_stale {
+            return self
+                .turns
+                .least(candidates, |index, load| expected(of[index].seconds, load));
+        }
         let (mut sum, mut known) = (0.0, 0.0);
         candidates.each(|index, _| {
-            if let Some(seconds) = fresh(index) {
-                sum += seconds;
+            if of[index].fresh(now) {
+                sum += of[index].seconds;
                 known += 1.0;
             }
         });
         let presumed = if known > 0.0 { sum / known } else { 1.0 };
         self.turns.least(candidates, |index, load| {
-            let capacity = match load.capacity {
-                u32::MAX => DEFAULT_CAPACITY,
-                capacity => f64::from(capacity),
-            };
-            let queue = f64::from(load.outstanding) / capacity;
-            fresh(index).unwrap_or(presumed) * (1.0 + queue)
+            let average = of[index];
+            let fresh = average.fresh(now);
+            expected(if fresh { average.seconds } else { presumed }, load)
         })
     }
 
@@ -140,7 +170,7 @@ impl Strategy for LatencyAware {
         self.turns.forget(slot);
         for model in &mut self.averages.lock().of {
             if let Some(average) = model.get_mut(slot.index()) {
-                *average = None;
+                *average = Average::default();
             }
         }
     }
@@ -155,21 +185,18 @@ impl Strategy for LatencyAware {
             return;
         };
         if slot.index() >= model.len() {
-            model.resize(slot.index() + 1, None);
+            model.resize(slot.index() + 1, Average::default());
         }
         let seconds = answering.after.as_secs_f64();
-        let before = &mut model[slot.index()];
-        let seconds = match before {
-            // What is no longer believed is not averaged with either.
-            Some(average) if answering.now.saturating_sub(average.renewed) <= self.stale => {
-                average.seconds + self.weight * (seconds - average.seconds)
-            }
-            _ => seconds,
+        let average = &mut model[slot.index()];
+        // What is no longer believed is not averaged with either.
+        average.seconds = if average.fresh(nanos(answering.now)) {
+            average.seconds + self.weight * (seconds - average.seconds)
+        } else {
+            seconds
         };
-        *before = Some(Average {
-            seconds,
-            renewed: answering.now,
-        });
+        let until = nanos(answering.now.saturating_add(self.stale));
+        average.until = until.saturating_add(1);
     }
 }
 
@@ -241,7 +268,7 @@ mod tests {
         strategy.left(Slot::new(1, 0));
         let picked = strategy.pick(&ask, &candidates).map(Slot::index);
         assert_eq!(picked, Some(1));
-        assert!(strategy.averages.lock().of[0][1].is_none());
+        assert!(!strategy.averages.lock().of[0][1].fresh(0));
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl LeastLoaded {
 impl Strategy for LeastLoaded {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         self.turns
-            .least(candidates, |_, load| f64::from(load.outstanding))
+            .least(candidates, |_, load| u64::from(load.outstanding))
     }
 
     fn left(&self, slot: Slot) {

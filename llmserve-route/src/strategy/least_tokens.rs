@@ -24,7 +24,7 @@ impl LeastTokens {
 
 impl Strategy for LeastTokens {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        self.turns.least(candidates, |_, load| load.tokens as f64)
+        self.turns.least(candidates, |_, load| load.tokens)
     }
 
     fn left(&self, slot: Slot) {

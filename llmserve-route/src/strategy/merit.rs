@@ -7,6 +7,7 @@ use crate::ask::Ask;
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
 use crate::replica::ReplicaInfo;
+use crate::set::ReplicaSet;
 
 /// The cheapest candidate, by [`cost`](ReplicaInfo::cost); among equals the one with the fewest
 /// outstanding requests.
@@ -45,33 +46,47 @@ impl BestQuality {
 /// Numbers of which the least is the best.
 #[derive(Debug, Default)]
 struct Merits {
-    /// By slot index.
-    of: Mutex<Vec<f64>>,
+    /// Those of each merit, ascending.
+    ranks: Mutex<Vec<(f64, ReplicaSet)>>,
     turns: Turns,
 }
 
 impl Merits {
     /// The least loaded of those with the least.
     fn least(&self, candidates: &Candidates<'_>) -> Option<Slot> {
-        let of = self.of.lock();
-        let merit = |index: usize| of.get(index).copied().unwrap_or(f64::INFINITY);
-        let mut least = f64::INFINITY;
-        candidates.each(|index, _| least = least.min(merit(index)));
-        self.turns.least(candidates, |index, load| {
-            if merit(index) == least {
-                f64::from(load.outstanding)
-            } else {
-                f64::INFINITY
+        let ranks = self.ranks.lock();
+        let outstanding = |candidates: &Candidates<'_>| {
+            self.turns
+                .least(candidates, |_, load| u64::from(load.outstanding))
+        };
+        for (_, rank) in &*ranks {
+            let mut those = rank.clone();
+            those.intersect(candidates.set());
+            if !those.is_empty() {
+                return outstanding(&candidates.within(&those));
             }
-        })
+        }
+        outstanding(candidates)
     }
 
     fn joined(&self, slot: Slot, merit: Option<f64>) {
-        let mut of = self.of.lock();
-        if slot.index() >= of.len() {
-            of.resize(slot.index() + 1, f64::INFINITY);
+        self.left(slot);
+        let merit = merit.filter(|merit| !merit.is_nan());
+        let merit = merit.unwrap_or(f64::INFINITY);
+        let mut ranks = self.ranks.lock();
+        let at = ranks.partition_point(|(rank, _)| *rank < merit);
+        if ranks.get(at).is_none_or(|(rank, _)| *rank > merit) {
+            ranks.insert(at, (merit, ReplicaSet::new()));
         }
-        of[slot.index()] = merit.unwrap_or(f64::INFINITY);
+        ranks[at].1.insert(slot.index());
+    }
+
+    fn left(&self, slot: Slot) {
+        self.turns.forget(slot);
+        self.ranks.lock().retain_mut(|(_, those)| {
+            those.remove(slot.index());
+            !those.is_empty()
+        });
     }
 }
 
@@ -85,7 +100,7 @@ impl Strategy for Cheapest {
     }
 
     fn left(&self, slot: Slot) {
-        self.merits.turns.forget(slot);
+        self.merits.left(slot);
     }
 }
 
@@ -100,7 +115,7 @@ impl Strategy for BestQuality {
     }
 
     fn left(&self, slot: Slot) {
-        self.merits.turns.forget(slot);
+        self.merits.left(slot);
     }
 }
 

@@ -74,13 +74,12 @@ impl Strategy for PromptLength {
         } else {
             candidates.within(&set)
         };
-        self.turns.least(&preferred, |_, load| {
-            if long {
-                load.tokens as f64
-            } else {
-                f64::from(load.outstanding)
-            }
-        })
+        if long {
+            self.turns.least(&preferred, |_, load| load.tokens)
+        } else {
+            self.turns
+                .least(&preferred, |_, load| u64::from(load.outstanding))
+        }
     }
 
     fn joined(&self, slot: Slot, info: &ReplicaInfo) {

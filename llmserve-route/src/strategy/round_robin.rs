@@ -43,7 +43,7 @@ impl RoundRobin {
 
 impl Strategy for RoundRobin {
     fn pick(&self, _ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        self.turns.least(candidates, |_, _| 0.0)
+        self.turns.least(candidates, |_, _| 0u64)
     }
 
     fn left(&self, slot: Slot) {

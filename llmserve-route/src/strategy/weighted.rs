@@ -61,22 +61,22 @@ impl Strategy for Weighted {
         let mut total = 0;
         candidates.each(|index, _| total += shares.get(index).map_or(0, |share| share.weight));
         let even = total == 0;
-        let mut most: Option<(i64, usize)> = None;
+        let (mut most, mut first) = (i64::MIN, None);
+        let shares = &mut shares[..];
         candidates.each(|index, _| {
             let Some(share) = shares.get_mut(index) else {
                 return;
             };
             let weight = if even { 1 } else { share.weight };
-            if weight > 0 {
-                share.gained += weight;
-                if most.is_none_or(|(most, _)| share.gained > most) {
-                    most = Some((share.gained, index));
-                }
-            }
+            share.gained += weight;
+            let gained = if weight > 0 { share.gained } else { i64::MIN };
+            let more = gained > most;
+            most = if more { gained } else { most };
+            first = if more { Some(index) } else { first };
         });
-        let (_, index) = most?;
-        shares[index].gained -= if even { candidates.len() as i64 } else { total };
-        Some(candidates.fleet().slot(index))
+        let first = first?;
+        shares[first].gained -= if even { candidates.len() as i64 } else { total };
+        Some(candidates.fleet().slot(first))
     }
 
     fn joined(&self, slot: Slot, info: &ReplicaInfo) {
