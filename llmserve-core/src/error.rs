@@ -89,6 +89,16 @@ pub enum Error {
         /// Those there are.
         known: String,
     },
+    /// A model that is known could not be loaded.
+    #[error("model {model:?} cannot be loaded: {reason}")]
+    LoadFailed {
+        /// The model.
+        model: String,
+        /// What went wrong, or which limit it is too large for.
+        reason: String,
+        /// When it will be tried again, where it will be.
+        retry_after: Option<Duration>,
+    },
     /// The KV manager refused a call that its contract lets succeed.
     #[error("KV cache: {0}")]
     Kv(#[from] KvError),
@@ -113,7 +123,7 @@ pub enum Error {
     /// Whoever should have answered did not in time.
     #[error("timed out: no {what} within {limit:?}")]
     TimedOut {
-        /// What did not happen: `"connection"`, `"first token"`, `"next token"` or `"end"`.
+        /// What did not happen: `"connection"`, `"loaded model"`, `"first token"`, `"next token"` or `"end"`.
         what: &'static str,
         /// The time there was for it.
         limit: Duration,
@@ -158,6 +168,7 @@ impl Error {
             Error::Model(_) => "model",
             Error::Panicked { .. } => "panicked",
             Error::UnknownModel { .. } => "unknown_model",
+            Error::LoadFailed { .. } => "load_failed",
             Error::Kv(_) => "kv",
             Error::CacheHeld { .. } => "cache_held",
             Error::Upstream { .. } => "upstream",
@@ -175,7 +186,8 @@ impl Error {
             Error::Overloaded { retry_after, .. }
             | Error::Upstream { retry_after, .. }
             | Error::RateLimited { retry_after, .. }
-            | Error::NoReplica { retry_after, .. } => *retry_after,
+            | Error::NoReplica { retry_after, .. }
+            | Error::LoadFailed { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

@@ -47,6 +47,7 @@ pub use contract::kv::{
     BlockEvent, BlockTables, Demand, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp,
     PrefixScope,
 };
+pub use contract::loader::{LoadProgress, Loaded, Loader};
 pub use contract::merge::{Merged, merge};
 pub use contract::model::{
     Batch, BatchRow, KvGroupSpec, KvSpec, Logits, LogitsWanted, Model, ModelError, ModelInfo,

@@ -13,7 +13,8 @@ pub(crate) fn is_about_replica(error: &Error) -> bool {
         | Error::Model(_)
         | Error::Panicked { .. }
         | Error::TimedOut { .. }
-        | Error::NoReplica { .. } => true,
+        | Error::NoReplica { .. }
+        | Error::LoadFailed { .. } => true,
         // No answer, its own failure, its own limits, or a key of ours that it does not know.
         Error::Upstream { status, .. } => {
             status.is_none_or(|code| code >= 500 || matches!(code, 401 | 403 | 408 | 425 | 429))
@@ -57,6 +58,11 @@ mod tests {
             },
             Error::NoReplica {
                 reason: "all are draining".into(),
+                retry_after: None,
+            },
+            Error::LoadFailed {
+                model: "bard".into(),
+                reason: "its disk is gone".into(),
                 retry_after: None,
             },
             upstream(None),

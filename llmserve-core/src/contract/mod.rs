@@ -1,14 +1,16 @@
 //! The traits the parts of llmserve speak to each other.
 //!
 //! Read top-down: the service ([`generate`]), the parts of an engine ([`model`], [`kv`],
-//! [`scheduler`], [`proposer`], [`tokenizer`]), what turns texts into vectors ([`embedder`]), and what
-//! is injected into all of them ([`clock`]; metrics live in [`crate::metrics`]).
+//! [`scheduler`], [`proposer`], [`tokenizer`]), what turns texts into vectors ([`embedder`]) and
+//! models' names into services ([`loader`]), and what is injected into all of them ([`clock`];
+//! metrics live in [`crate::metrics`]).
 
 pub mod clock;
 pub mod embedder;
 pub mod generate;
 pub mod grammar;
 pub mod kv;
+pub mod loader;
 pub mod merge;
 pub mod model;
 pub mod proposer;

@@ -134,6 +134,10 @@ impl From<Error> for Refusal {
             Error::Overloaded { .. } => busy(error.to_string()),
             // Whom we asked, and how many there are, is no client's business.
             Error::NoReplica { .. } => busy("nobody can answer now: try again later".to_owned()),
+            // Nor what our disks and memory are like.
+            Error::LoadFailed { model, .. } => {
+                busy(format!("the model {model:?} cannot be loaded now"))
+            }
             Error::ShutDown => busy("the service is shutting down".to_owned()),
             Error::RateLimited { .. } => limited(error.to_string()),
             Error::TimedOut { .. } => Self::new(
@@ -242,6 +246,15 @@ mod tests {
                 },
                 503,
                 Some("1"),
+            ),
+            (
+                Error::LoadFailed {
+                    model: "x".into(),
+                    reason: "/its/disk is gone".into(),
+                    retry_after: Some(Duration::from_secs(4)),
+                },
+                503,
+                Some("4"),
             ),
             (
                 Error::TimedOut {
