@@ -93,6 +93,7 @@ mod flight;
 mod hashed;
 mod key;
 mod layer;
+pub mod models;
 mod policy;
 mod recorder;
 pub mod semantic;
