@@ -28,4 +28,9 @@ pub enum BuildError {
     /// Not a share of the time to live.
     #[error("ttl_jitter {0} is not from 0 to below 1: it is the largest share taken off the ttl")]
     TtlJitter(f64),
+    /// No question would ever be compared.
+    #[error(
+        "the semantic level's queue is 0, so no question could wait for the embedder; it takes at least 1"
+    )]
+    SemanticQueue,
 }

@@ -111,7 +111,7 @@ pub use epoch::{Epochs, Scope, Stamp};
 pub use error::BuildError;
 pub use hashed::HashedNgrams;
 pub use key::Key;
-pub use layer::{CacheLayer, CacheLayerBuilder};
+pub use layer::{CacheLayer, CacheLayerBuilder, Semantic};
 pub use policy::Policy;
 pub use stats::CacheStats;
 pub use store::memory::{MemoryStore, MemoryStoreBuilder};

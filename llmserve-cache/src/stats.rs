@@ -224,6 +224,10 @@ impl Counters {
         self.miss(EXACT);
     }
 
+    pub(crate) fn semantic_miss(&self) {
+        self.miss(SEMANTIC);
+    }
+
     pub(crate) fn stored(&self, store: StoreStats) {
         self.stored.add(1);
         self.told.stored.add(1);

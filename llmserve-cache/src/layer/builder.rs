@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use llmserve_core::{Clock, Generate, NoopRecorder, Recorder, Request, SystemClock};
 
-use super::{CacheLayer, OnAnswer, Shared, Tags};
+use super::semantic::Level;
+use super::{CacheLayer, OnAnswer, Semantic, Shared, Tags};
 use crate::error::BuildError;
 use crate::flight::Flights;
 use crate::policy::Policy;
@@ -46,6 +47,7 @@ pub struct CacheLayerBuilder {
     ttl: Option<Duration>,
     ttl_jitter: f64,
     single_flight: bool,
+    semantic: Option<Semantic>,
     tags: Option<Arc<Tags>>,
     told: Option<Arc<OnAnswer>>,
     clock: Arc<dyn Clock>,
@@ -62,6 +64,7 @@ impl CacheLayerBuilder {
             ttl: None,
             ttl_jitter: DEFAULT_TTL_JITTER,
             single_flight: true,
+            semantic: None,
             tags: None,
             told: None,
             clock: Arc::new(SystemClock::new()),
@@ -109,6 +112,13 @@ impl CacheLayerBuilder {
         self
     }
 
+    /// Whether a question that means what an earlier one meant gets that one's answer, and how that
+    /// is found out. Default: no.
+    pub fn semantic(mut self, semantic: Semantic) -> Self {
+        self.semantic = Some(semantic);
+        self
+    }
+
     /// The tags of a request's answer, by which it can be [invalidated](CacheLayer::invalidate):
     /// the documents in its prompt, say. Called on the thread that calls `generate()`, for each
     /// request that takes part; equal requests must have equal tags. Default: none.
@@ -153,6 +163,9 @@ impl CacheLayerBuilder {
         if !(0.0..1.0).contains(&self.ttl_jitter) {
             return Err(BuildError::TtlJitter(self.ttl_jitter));
         }
+        if let Some(semantic) = &self.semantic {
+            semantic.check()?;
+        }
         Ok(self.make())
     }
 
@@ -168,6 +181,7 @@ impl CacheLayerBuilder {
                 ttl: self.ttl,
                 ttl_jitter: self.ttl_jitter,
                 single_flight: self.single_flight,
+                semantic: self.semantic.map(Level::start),
                 tags: self.tags,
                 told: self.told,
                 clock: self.clock,
@@ -186,6 +200,7 @@ impl std::fmt::Debug for CacheLayerBuilder {
             .field("ttl", &self.ttl)
             .field("ttl_jitter", &self.ttl_jitter)
             .field("single_flight", &self.single_flight)
+            .field("semantic", &self.semantic)
             .finish_non_exhaustive()
     }
 }

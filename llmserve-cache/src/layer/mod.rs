@@ -1,6 +1,7 @@
 //! The service around the service.
 
 mod builder;
+mod semantic;
 mod stream;
 mod work;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use llmserve_core::{Clock, EventStream, Generate, Request};
 
 pub use builder::CacheLayerBuilder;
+pub use semantic::Semantic;
 
 use crate::answer::Answer;
 use crate::entry::Entry;
@@ -21,6 +23,7 @@ use crate::policy::Policy;
 use crate::stats::{CacheStats, Counters};
 use crate::store::{LookingUp, Lookup, Store};
 use crate::trace::{Found, Source, Trace};
+use semantic::Level;
 use stream::Cached;
 use work::Run;
 
@@ -80,6 +83,7 @@ pub(crate) struct Shared {
     ttl: Option<Duration>,
     ttl_jitter: f64,
     single_flight: bool,
+    semantic: Option<Level>,
     tags: Option<Arc<Tags>>,
     told: Option<Arc<OnAnswer>>,
     clock: Arc<dyn Clock>,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use llmserve_core::{Error, Event, Request, Time, Timings};
 
-use super::work::Run;
+use super::work::{Asked, Run};
 use super::{LookingUp, Shared};
 use crate::answer::{Answer, Cursor};
 use crate::epoch::Stamp;
@@ -115,15 +115,23 @@ impl Cached {
                 .map(|left| self.called.saturating_add(left)),
             priority: request.priority,
         };
+        let asked = match &shared.semantic {
+            // What an earlier run has said must be repeated, not something that means the same.
+            Some(level) if heard.is_none() => level.question(&shared.namespace, &request),
+            _ => None,
+        };
+        let asked = Arc::new(Asked::new(asked));
         let start = || {
             let recorder = Recorder::new(shared.policy.clone(), request.n, shared.room(&self.key));
             let (landed, key) = (shared.clone(), self.key.clone());
+            let asked = asked.clone();
             Flight::prepare(
                 terms,
                 recorder,
                 Box::new(move |answer| {
                     if let Some(answer) = answer {
-                        landed.put(key.clone(), answer, stamp);
+                        landed.put(key.clone(), answer.clone(), stamp);
+                        asked.landed(&landed, &key, &answer);
                     }
                     landed.flights.sweep(&key);
                 }),
@@ -143,20 +151,20 @@ impl Cached {
             Boarded::Known(found) => return self.replay(found),
             Boarded::Joined(seat) => (seat, Some(Box::new(request))),
             Boarded::Started(seat) => {
-                let (called, waited) = (self.called, heard.is_some());
-                seat.launch(match lookup {
-                    Some(lookup) => Run::after(shared, called, stamp, request, lookup),
-                    None => {
-                        shared.counters.exact_miss();
+                if lookup.is_none() {
+                    shared.counters.exact_miss();
+                    if asked.question.is_none() {
                         self.tell(true);
-                        // What `generate()` itself takes is no waiting.
-                        let behind = match waited {
-                            true => shared.clock.now().saturating_sub(called),
-                            false => Duration::ZERO,
-                        };
-                        Run::at_once(shared, called, stamp, request, behind)
                     }
-                });
+                }
+                // What `generate()` itself takes is no waiting.
+                let behind = match heard {
+                    Some(_) => shared.clock.now().saturating_sub(self.called),
+                    None => Duration::ZERO,
+                };
+                let called = self.called;
+                let run = Run::new(shared, called, stamp, request, asked, lookup, behind);
+                seat.launch(run);
                 (seat, None)
             }
         };

@@ -152,6 +152,7 @@ impl SemanticIndex {
             let found = Nearest {
                 id: found.id,
                 similarity: found.similarity,
+                text: found.text,
                 verdict,
             };
             if verdict == Verdict::Hit {

@@ -1,12 +1,16 @@
 //! What a lookup finds.
 
+use std::sync::Arc;
+
 use super::veto::Veto;
 
 /// The entry that a lookup settled on, and whether its answer may be given.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Nearest {
     /// What the entry was inserted under.
     pub id: u128,
+    /// The entry's text.
+    pub text: Arc<str>,
     /// Cosine of the two texts' vectors, −1 to 1.
     pub similarity: f32,
     /// Whether the one's answer is the other's.

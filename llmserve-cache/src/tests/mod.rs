@@ -2,6 +2,7 @@
 
 mod flight;
 mod layer;
+mod semantic;
 mod stores;
 mod stress;
 
