@@ -106,18 +106,25 @@ pub enum FederationError {
 /// | regions tried for one request | all that may answer it |
 ///
 /// ```
-/// # use llmserve_core::{Error, EventStream, Generate};
-/// # struct Silent;
-/// # impl Generate for Silent {
+/// # use llmserve_core::{Error, Event, EventStream, FinishReason, Finished, Generate};
+/// # use llmserve_core::{Timings, Usage};
+/// # struct Brief;
+/// # impl Generate for Brief {
 /// #     fn generate(&self, _request: Request) -> EventStream {
-/// #         EventStream::ready([])
+/// #         EventStream::ready([Ok(Event::Finished(Finished {
+/// #             index: 0,
+/// #             reason: FinishReason::Length,
+/// #             text: String::new(),
+/// #             usage: Usage::default(),
+/// #             timings: Timings::default(),
+/// #         }))])
 /// #     }
 /// # }
 /// use llmserve_core::{Request, Routing};
 /// use llmserve_route::federation::{Federation, FederationConfig, Region};
 /// let world = Federation::builder()
-///     .region(Region::new("eu", Silent))
-///     .region(Region::new("us", Silent))
+///     .region(Region::new("eu", Brief))
+///     .region(Region::new("us", Brief))
 ///     .config(FederationConfig::default().latency_ms("fr", "eu", 8.0).latency_ms("fr", "us", 90.0))
 ///     .build()?;
 /// let from_france = Request::text("Bonjour").routing(Routing::default().origin("fr"));

@@ -32,19 +32,26 @@ const DEFAULT_UNKNOWN: f32 = 0.5;
 /// It is a [`Router`], whose breakers, counts and settings it has.
 ///
 /// ```
-/// # use llmserve_core::{Error, EventStream, Generate};
-/// # struct Silent;
-/// # impl Generate for Silent {
+/// # use llmserve_core::{Error, Event, EventStream, FinishReason, Finished, Generate};
+/// # use llmserve_core::{Timings, Usage};
+/// # struct Brief;
+/// # impl Generate for Brief {
 /// #     fn generate(&self, _request: Request) -> EventStream {
-/// #         EventStream::ready([])
+/// #         EventStream::ready([Ok(Event::Finished(Finished {
+/// #             index: 0,
+/// #             reason: FinishReason::Length,
+/// #             text: String::new(),
+/// #             usage: Usage::default(),
+/// #             timings: Timings::default(),
+/// #         }))])
 /// #     }
 /// # }
 /// use llmserve_core::{Request, Routing};
 /// use llmserve_route::Replica;
 /// use llmserve_route::tiers::{ByLength, Tier, Tiered};
 /// let service = Tiered::builder()
-///     .tier(Tier::new(Replica::new("fast", Silent).cost(0.2)))
-///     .tier(Tier::new(Replica::new("quality", Silent).cost(9.0)))
+///     .tier(Tier::new(Replica::new("fast", Brief).cost(0.2)))
+///     .tier(Tier::new(Replica::new("quality", Brief).cost(9.0)))
 ///     .estimator(ByLength::new(1_000)?)
 ///     .build()?;
 /// let asked = |request: Request| {
