@@ -5,11 +5,11 @@ use parking_lot::Mutex;
 
 use super::heat::Heat;
 use super::points::Points;
+use super::seen::Seen;
 use crate::ask::{Ask, Prepared};
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
 use crate::replica::ReplicaInfo;
-use crate::set::ReplicaSet;
 use crate::strategy::turns::Turns;
 use crate::strategy::{KeyBy, Strategy};
 
@@ -29,7 +29,9 @@ const DEFAULT_FACTOR: f64 = 1.25;
 /// share calls for: the first `ceil(share · n)` on the ring, of whom the least loaded answers. The
 /// bound alone would fill its owner to the brim before a second sees it.
 ///
-/// Requests without a key go to the least loaded.
+/// Requests without a key go to the least loaded, and so does a prompt whose beginning was not
+/// among the last tens of thousands: what does not come again would be thrown at a replica
+/// for nothing. A [session](llmserve_core::Routing::session) has its place from the first request on.
 ///
 /// | setting | default |
 /// | --- | --- |
@@ -71,6 +73,7 @@ pub struct BoundedHash {
 struct State {
     points: Points,
     heat: Heat,
+    seen: Seen,
 }
 
 impl BoundedHash {
@@ -114,41 +117,24 @@ impl Default for BoundedHash {
 
 impl Strategy for BoundedHash {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
-        let load = |slot| candidates.outstanding(slot);
         let Some(key) = ask.key() else {
             return self
                 .turns
                 .least(candidates, |_, load| u64::from(load.outstanding));
         };
-        let (n, total) = (candidates.len(), candidates.total_outstanding());
-        let bound = (self.factor * (total + 1) as f64 / n as f64).ceil();
-        let fits = |slot| (load(slot) + 1) as f64 <= bound;
-
         let mut state = self.state.lock();
+        // A session comes again; a prompt does once it has.
+        let stated = self.key_by == KeyBy::Session || ask.request.routing.session.is_some();
+        let again = state.seen.again(key);
         state.heat.count(key);
-        let owners = (state.heat.share(key) * n as f64).ceil() as usize;
-        let owners = owners.clamp(1, self.max_owners);
-
-        let mut seen = ReplicaSet::new();
-        let mut found: Option<Slot> = None;
-        let mut visited = 0;
-        for index in state.points.from(key) {
-            if !candidates.set().contains(index) || seen.contains(index) {
-                continue;
-            }
-            seen.insert(index);
-            visited += 1;
-            let slot = candidates.fleet().slot(index);
-            if fits(slot) && found.is_none_or(|found| load(slot) < load(found)) {
-                found = Some(slot);
-            }
-            // Owners are compared; past them, the first with room.
-            if (visited >= owners && found.is_some()) || visited == n {
-                break;
-            }
+        if !(again || stated) {
+            return self
+                .turns
+                .least(candidates, |_, load| u64::from(load.outstanding));
         }
-        // Somebody always fits: were all at the bound, they would have more than there is.
-        found
+        let owners = (state.heat.share(key) * candidates.len() as f64).ceil() as usize;
+        let owners = owners.clamp(1, self.max_owners);
+        state.points.within(key, candidates, self.factor, owners)
     }
 
     fn prepare(&self, request: &Request) -> Prepared {
@@ -173,6 +159,7 @@ mod tests {
     use super::*;
     use crate::random::{Rng, mix};
     use crate::replica::Replica;
+    use crate::set::ReplicaSet;
     use crate::strategy::testing::{Bench, Nobody};
     use std::collections::BTreeMap;
 
@@ -320,5 +307,24 @@ mod tests {
             let picked = bench.pick_of(&strategy, &keyed, &two).unwrap();
             assert!(two.contains(picked));
         }
+    }
+
+    #[test]
+    fn a_prompt_has_a_place_once_it_has_come_again() {
+        let strategy = BoundedHash::new();
+        let bench = Bench::of(8).outstanding(&[9, 9, 9, 8, 9, 9, 9, 9]);
+        let bench = bench.join(&strategy);
+        let prompt = |at: usize| Request::text(at.to_string());
+        let pick = |at| bench.pick_for(&strategy, &prompt(at));
+        assert!((0..50).all(|at| pick(at) == Some(3)));
+        let places: Vec<_> = (0..50).map(pick).collect();
+        assert!((0..8).all(|at| places.contains(&Some(at))), "{places:?}");
+        assert_eq!((0..50).map(pick).collect::<Vec<_>>(), places);
+        // A session has one at once.
+        let session = |at: usize| {
+            let routing = llmserve_core::Routing::default().session(at.to_string());
+            bench.pick_for(&strategy, &prompt(0).routing(routing))
+        };
+        assert!((0..50).any(|at| session(at) != Some(3)));
     }
 }

@@ -3,5 +3,8 @@
 mod bounded;
 mod heat;
 mod points;
+mod seen;
 
 pub use bounded::BoundedHash;
+pub(crate) use points::Points;
+pub(crate) use seen::Seen;

@@ -3,8 +3,8 @@
 use llmserve_core::Request;
 use parking_lot::Mutex;
 
-use super::Strategy;
 use super::softmax::draw;
+use super::{KeyBy, Strategy};
 use crate::ask::{Ask, Prepared};
 use crate::candidates::Candidates;
 use crate::fleet::Slot;
@@ -13,6 +13,7 @@ use crate::index::PrefixIndex;
 use crate::outcome::{Answering, Outcome};
 use crate::random::Rng;
 use crate::replica::ReplicaInfo;
+use crate::ring::{Points, Seen};
 
 /// What a block of prefill that waits weighs, next to 1 for one that decodes: it is in the way of
 /// all first tokens, while a decoding one makes steps a little longer.
@@ -23,6 +24,15 @@ const DEFAULT_HOST: f64 = 0.75;
 
 /// What a block on disk is worth.
 const DEFAULT_DISK: f64 = 0.25;
+
+/// Share of a prompt that is worth going where it is cached, however long queues are.
+const ENOUGH: f64 = 0.8;
+
+/// Prompts that wait at each candidate, in the mean, from which on there is a crowd.
+const CROWDED: f64 = 4.0;
+
+/// In a crowd, the requests a home may have relative to an even share.
+const HOME_FACTOR: f64 = 1.25;
 
 /// The candidate where a request costs least: prefill that is to be done and not cached, and what
 /// is to be done there already.
@@ -43,6 +53,12 @@ const DEFAULT_DISK: f64 = 0.25;
 /// as much above the mean as the mean itself is as bad as one that has nothing cached. Block for
 /// block, the fluctuation of a long queue would outweigh any prompt: conversations would leave
 /// their KV behind, be computed anew, and make all queues longer.
+///
+/// In a crowd, where prefill of four such prompts waits in the mean and nobody has four fifths of
+/// this one, there is nothing to be saved now, and balancing would spread each conversation's KV over all
+/// replicas until no cache holds any for long. The request then goes to its home: the place that
+/// consistent hashing with bounded loads gives to its session or, once it has come again, to the
+/// beginning of its prompt, as in [`BoundedHash`](crate::BoundedHash).
 ///
 /// Who has what comes from a [`PrefixIndex`], which engines feed with their events; what is sent
 /// somewhere is assumed there at once, so that requests with the same new prefix that come in
@@ -88,6 +104,9 @@ pub struct KvAware {
 
 #[derive(Default)]
 struct State {
+    /// Where sessions and prompts are at home.
+    homes: Points,
+    seen: Seen,
     /// By slot index.
     members: Vec<Member>,
     /// By slot index, of the decision at hand: what need not be computed, in blocks.
@@ -201,6 +220,8 @@ impl Strategy for KvAware {
     fn pick(&self, ask: &Ask<'_>, candidates: &Candidates<'_>) -> Option<Slot> {
         let mut state = self.state.lock();
         let State {
+            homes,
+            seen,
             members,
             credits,
             device,
@@ -246,7 +267,18 @@ impl Strategy for KvAware {
             let uncached = (prompt - credits[index]).max(0.0);
             costs[index] = uncached + share * load(member.prefilling, member.decoding);
         });
-        let slot = if self.temperature > 0.0 {
+        let again = ask.key().is_some_and(|key| seen.again(key));
+        let home = ask.key().filter(|_| {
+            let waiting = prefilling as f64 / candidates.len().max(1) as f64;
+            let some = prompt * ENOUGH;
+            !ask.blocks().is_empty()
+                && waiting > CROWDED * prompt
+                && (again || ask.request.routing.session.is_some())
+                && credits.iter().all(|credit| *credit < some)
+        });
+        let slot = if let Some(key) = home {
+            homes.within(key, candidates, HOME_FACTOR, 1)?
+        } else if self.temperature > 0.0 {
             drawn.clear();
             drawn.extend(candidates.iter().map(|slot| (slot, costs[slot.index()])));
             draw(drawn, self.temperature, &self.rng)?
@@ -277,17 +309,24 @@ impl Strategy for KvAware {
     fn prepare(&self, request: &Request) -> Prepared {
         Prepared {
             blocks: self.identify.identify(request),
+            key: KeyBy::SessionOrPrompt.key(request),
             ..Prepared::default()
         }
     }
 
     fn joined(&self, slot: Slot, info: &ReplicaInfo) {
-        *self.state.lock().member(slot) = Member::default();
+        let mut state = self.state.lock();
+        *state.member(slot) = Member::default();
+        state.homes.join(slot, info);
+        drop(state);
         self.index.join(slot, &info.name);
     }
 
     fn left(&self, slot: Slot) {
-        *self.state.lock().member(slot) = Member::default();
+        let mut state = self.state.lock();
+        *state.member(slot) = Member::default();
+        state.homes.leave(slot);
+        drop(state);
         self.index.leave(slot);
     }
 
@@ -492,5 +531,37 @@ mod tests {
         // exp(0) against exp(-1).
         assert!((690..770).contains(&picks(1.0)), "{}", picks(1.0));
         assert!(picks(0.1) > 990);
+    }
+
+    #[test]
+    fn in_a_crowd_who_has_nothing_cached_goes_home() {
+        let strategy = aware();
+        let bench = Bench::of(4).join(&strategy);
+        let ask = |session: &str| {
+            let routing = llmserve_core::Routing::default().session(session);
+            Request::tokens((0..40).collect::<Vec<u32>>()).routing(routing)
+        };
+        let homes = |strategy: &KvAware| {
+            let home = |at: usize| bench.pick_for(strategy, &ask(&at.to_string()));
+            (0..30).map(home).collect::<Vec<_>>()
+        };
+        // A little waits: the one that has least to do.
+        strategy.state.lock().members[0].prefilling = 1;
+        assert!(!homes(&strategy).contains(&Some(0)));
+        for member in &mut strategy.state.lock().members {
+            member.prefilling = 100;
+        }
+        strategy.state.lock().members[3].prefilling = 60;
+        let crowd = homes(&strategy);
+        assert_eq!(homes(&strategy), crowd);
+        assert!((0..4).all(|at| crowd.contains(&Some(at))), "{crowd:?}");
+        // Whoever has it, has it.
+        tell(
+            &strategy,
+            "r2",
+            Tier::Device,
+            &(0..40).collect::<Vec<u32>>(),
+        );
+        assert!(homes(&strategy).iter().all(|at| *at == Some(2)));
     }
 }
