@@ -25,9 +25,11 @@
 //! * [`serve`] is the short way: a model folder in, an [`Engine`] out.
 //! * [`Engine::builder`] is the long way: every part handed in, every part replaceable.
 //! * [`Generate`] is what engines, routers and caches have in common, so they nest.
+//! * [`embed`] turns texts into vectors that tell how alike they are.
 
 #![forbid(unsafe_code)]
 
+pub mod embed;
 #[cfg(feature = "metrics")]
 mod metrics_recorder;
 mod serve;
