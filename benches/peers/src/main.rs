@@ -1,5 +1,5 @@
-//! The block operations of `llmserve-kv` beside those of `kvbm-logical` and `dynamo-kv-router`, in
-//! one run, in nanoseconds a block.
+//! The block operations of `llmserve-kv` and the prefix index of `llmserve-route` beside those of
+//! `kvbm-logical` and `dynamo-kv-router`, in one run, in nanoseconds a block.
 //!
 //! ```text
 //! cd benches/peers && cargo run --release [-- --json]
@@ -9,7 +9,10 @@
 //! them. A lookup compares hashes, of 128 bits in `llmserve-kv` and of 64 in `dynamo-kv-router`;
 //! when blocks are taken `llmserve-kv` compares tokens as well. What is compared here differs in
 //! what it does: `kvbm-logical` is shared between threads behind locks and keeps metrics, and
-//! `dynamo-kv-router` is an index of what workers hold, without blocks of its own.
+//! `dynamo-kv-router` is an index of what workers hold, without blocks of its own. The rows of an
+//! index compare that with the one of `llmserve-route`, over several workers.
+
+mod index;
 
 use std::time::Instant;
 
@@ -36,11 +39,14 @@ type Row = (&'static str, [Option<f64>; 3]);
 fn main() {
     let json = std::env::args().any(|arg| arg == "--json");
     let (mut ours, mut kvbm, mut router) = ([f64::MAX; 6], [f64::MAX; 4], [f64::MAX; 4]);
+    let (mut our_index, mut router_index) = ([f64::MAX; 3], [f64::MAX; 3]);
     // In turns, so that what slows the machine for a while slows all of them.
     for _ in 0..ROUNDS {
         least(&mut ours, run_ours());
         least(&mut kvbm, run_kvbm());
         least(&mut router, run_router());
+        least(&mut our_index, index::run_ours());
+        least(&mut router_index, index::run_dynamo());
     }
     let rows: [Row; 6] = [
         ("allocate", [Some(ours[0]), Some(kvbm[0]), None]),
@@ -80,21 +86,48 @@ fn main() {
             ("dynamo_kv_router", router),
             ("dynamo_kv_router_over", ratio(router)),
         ];
-        if json {
-            let told = figures.iter().filter_map(|(key, value)| {
-                let value = (*value)?;
-                Some(format!("\"{key}\":{value:.3}"))
-            });
-            let told: Vec<_> = told.collect();
-            println!("{{\"name\":\"{name}\",{}}}", told.join(","));
-        } else {
-            print!("{name:<28}");
-            for (_, value) in figures {
-                let told = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-                print!("{told:>18}");
-            }
-            println!();
+        print_row(json, name, &figures);
+    }
+    if !json {
+        println!(
+            "{} sequences of {} blocks with two of {} workers each, ns a block",
+            index::SEQUENCES,
+            index::BLOCKS,
+            index::WORKERS
+        );
+        let heads = ["llmserve-route", "dynamo-kv-router", "ratio"];
+        print!("{:<28}", "");
+        heads.iter().for_each(|head| print!("{head:>18}"));
+        println!();
+    }
+    for (name, (ours, router)) in index::OPERATIONS
+        .iter()
+        .zip(our_index.iter().zip(&router_index))
+    {
+        let figures = [
+            ("llmserve_route", Some(*ours)),
+            ("dynamo_kv_router", Some(*router)),
+            ("dynamo_kv_router_over", Some(router / ours)),
+        ];
+        print_row(json, name, &figures);
+    }
+}
+
+fn print_row(json: bool, name: &str, figures: &[(&str, Option<f64>)]) {
+    if json {
+        let told = figures.iter().filter_map(|(key, value)| {
+            let value = (*value)?;
+            Some(format!("\"{key}\":{value:.3}"))
+        });
+        let told: Vec<_> = told.collect();
+        println!("{{\"name\":\"{name}\",{}}}", told.join(","));
+    } else {
+        print!("{name:<28}");
+        for (_, value) in figures {
+            let told = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+            print!("{told:>18}");
         }
+        println!();
     }
 }
 
