@@ -167,6 +167,24 @@ impl SemanticIndex {
         Ok(nearest)
     }
 
+    /// The `k` nearest texts, best first: id and cosine. Nothing is read, judged or counted as used.
+    ///
+    /// # Errors
+    /// A vector of another length or without a direction.
+    pub fn neighbours(
+        &self,
+        namespace: u128,
+        vector: &[f32],
+        k: usize,
+    ) -> Result<Vec<(u128, f32)>, IndexError> {
+        let query = Query::new(self.unit(vector)?);
+        let found = self.state.read().nearest(namespace, &query, k);
+        Ok(found
+            .iter()
+            .map(|found| (found.id, found.similarity))
+            .collect())
+    }
+
     /// What tells two texts apart: by reading both, and by embedding what they differ in. Symmetric.
     ///
     /// # Errors

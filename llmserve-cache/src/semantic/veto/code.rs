@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Veto;
-use super::lexicon::LEXICON;
+use super::lexicon::{LEXICON, hash};
 use super::stem::stem;
 use super::text::Text;
 
@@ -15,6 +15,9 @@ const LANGUAGES: [&str; 4] = ["c++", "c#", "f#", "notepad++"];
 
 /// The length of a language's name that a text begins with, if it begins with one of [`LANGUAGES`].
 pub(super) fn language(rest: &str) -> Option<usize> {
+    if !rest.starts_with(['c', 'C', 'f', 'F', 'n', 'N']) {
+        return None;
+    }
     let fits = |name: &&&str| {
         rest.get(..name.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(name))
@@ -64,8 +67,8 @@ pub(super) fn chunk(source: &str, at: usize) -> usize {
             ')' if depth > 0 => depth -= 1,
             '`' | '"' if i > 0 && depth == 0 => return at + i,
             _ if c.is_whitespace() => {
-                let closes = rest[i..].find(')').is_some_and(|far| far <= 80);
-                if depth == 0 || !closes {
+                let closes = || rest[i..].find(')').is_some_and(|far| far <= 80);
+                if depth == 0 || !closes() {
                     return at + i;
                 }
             }
@@ -104,6 +107,10 @@ fn is_code(chunk: &str) -> bool {
         "{", "\\",
     ];
     let bytes = chunk.as_bytes();
+    // Nearly every chunk is a plain word.
+    if bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b >= 128) {
+        return camel(chunk);
+    }
     let letter = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_alphabetic);
     if PARTS.iter().any(|part| chunk.contains(part))
         || bytes.len() > 1 && chunk.contains(['@', '_', '=', '<', '>'])
@@ -162,7 +169,7 @@ fn camel(chunk: &str) -> bool {
     humps
         && chunk.starts_with(|c: char| c.is_ascii_lowercase())
         && chunk.bytes().all(|b| b.is_ascii_alphanumeric())
-        && LEXICON.senses(stem(&chunk.to_lowercase())).is_empty()
+        && LEXICON.senses(hash(stem(&chunk.to_lowercase()))).is_empty()
 }
 
 /// Whether each text has the other's code and quotations.

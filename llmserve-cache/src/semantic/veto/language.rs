@@ -4,7 +4,7 @@ use super::Veto;
 use super::text::Text;
 
 /// Words that are common in one language and in none of the others here.
-const WORDS: [&str; 7] = [
+pub(super) const COMMON: [&str; 7] = [
     "the is are what how who why where when does do did can i you my of and which to for with this that \
      please should",
     "der das und ist nicht wie wer warum wo wann ich du mein eine einen für mit auf bitte kann ein den \
@@ -34,11 +34,10 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
 
 /// The language with most of its words in a text, if at least two are and no other has as many.
 fn language(text: &Text<'_>) -> Option<usize> {
-    let mut counts = [0usize; WORDS.len()];
-    for word in &text.words {
-        let form = text.form(word);
-        for (count, words) in counts.iter_mut().zip(WORDS) {
-            *count += usize::from(words.split_ascii_whitespace().any(|known| known == form));
+    let mut counts = [0usize; COMMON.len()];
+    for word in text.words.iter().filter(|word| word.role.languages != 0) {
+        for (language, count) in counts.iter_mut().enumerate() {
+            *count += usize::from(word.role.languages >> language & 1);
         }
     }
     let most = counts.iter().max().copied().filter(|most| *most >= 2)?;

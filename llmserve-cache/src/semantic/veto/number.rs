@@ -137,10 +137,6 @@ fn position(words: &[&str], form: &str) -> Option<u64> {
 
 /// What a word counts, alone: its value, and whether more may follow it within a number.
 fn value(form: &str) -> Option<u64> {
-    // Most words are no numbers, and most of those show it by their first letter.
-    if !form.starts_with(['z', 'o', 't', 'f', 's', 'e', 'n']) {
-        return None;
-    }
     position(&SMALL, form).or_else(|| position(&TENS, form).map(|i| 20 + 10 * i))
 }
 
@@ -217,6 +213,11 @@ fn parse(text: &Text<'_>, at: usize) -> Option<(Number, usize)> {
     };
     let word = &text.words[at];
     let form = text.form(word);
+    // Most words are no numbers, and most of those show it by their first letter.
+    let may_be = word.digits || word.acronym;
+    if !may_be && !form.starts_with(['z', 'o', 't', 'f', 's', 'e', 'n', 'h', 'd', 'm', 'b']) {
+        return None;
+    }
     if word.digits {
         return in_digits(text, at);
     }

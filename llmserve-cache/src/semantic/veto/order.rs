@@ -5,7 +5,7 @@ use super::lexicon::Sense;
 use super::text::Text;
 
 /// Words that give the next one a part to play.
-const PARTS: &[(&str, u8)] = &[
+pub(super) const PARTS: &[(&str, u8)] = &[
     ("from", 1),
     ("to", 2),
     ("into", 2),
@@ -56,9 +56,8 @@ fn items(text: &Text<'_>) -> Vec<Item> {
     let mut items: Vec<Item> = Vec::new();
     let mut part = (0, 0);
     for (at, word) in text.words.iter().enumerate() {
-        let form = text.form(word);
-        if let Some((_, role)) = PARTS.iter().find(|(name, _)| *name == form) {
-            part = (*role, at + 4);
+        if word.role.part != 0 {
+            part = (word.role.part, at + 4);
             continue;
         }
         let number = text.numbers.iter().find(|number| number.words.start == at);

@@ -1,7 +1,7 @@
 //! Forms of a word brought together by cutting their ends off.
 
 /// Words that end like a form but are none.
-const WHOLE: &[&str] = &[
+pub(super) const WHOLE: &[&str] = &[
     "evening",
     "morning",
     "ceiling",
@@ -44,7 +44,16 @@ const WHOLE: &[&str] = &[
 /// Cutting too little costs a hit, cutting too much is caught by nothing, so it cuts little: no
 /// "-er", no "-ation".
 pub(super) fn stem(word: &str) -> &str {
-    if word.len() <= 3 || !word.bytes().all(|b| b.is_ascii_lowercase()) || WHOLE.contains(&word) {
+    if WHOLE.contains(&word) {
+        word
+    } else {
+        inflected(word)
+    }
+}
+
+/// [`stem`] of a word that is not one of [`WHOLE`].
+pub(super) fn inflected(word: &str) -> &str {
+    if word.len() <= 3 || !word.bytes().all(|b| b.is_ascii_lowercase()) {
         return word;
     }
     let mut stem = word;
@@ -58,10 +67,10 @@ pub(super) fn stem(word: &str) -> &str {
     if let Some(rest) = cut(stem, "ly", 4) {
         stem = rest;
     }
-    let inflected = cut(stem, "ing", 3)
+    let ended = cut(stem, "ing", 3)
         .or_else(|| cut(stem, "ed", 3).filter(|rest| !rest.ends_with('e')))
         .filter(|rest| rest.contains(['a', 'e', 'i', 'o', 'u', 'y']));
-    if let Some(rest) = inflected {
+    if let Some(rest) = ended {
         stem = rest;
         let doubled = stem.as_bytes().windows(2).last().is_some_and(|end| {
             end[0] == end[1] && !matches!(end[0], b'l' | b's' | b'z' | b'e' | b'o')

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::code;
-use super::lexicon::{LEXICON, Role, Sense};
+use super::lexicon::{LEXICON, Role, Sense, hash};
 use super::number::{self, Number};
-use super::stem::stem;
+use super::stem::inflected;
 
 /// A word of a text, or a run of digits in it.
 #[derive(Clone, Debug)]
@@ -137,16 +137,21 @@ impl<'t> Text<'t> {
         for c in form.chars() {
             // A dotted acronym is the same without its dots.
             if c != '.' || form.starts_with(|c: char| c.is_ascii_digit()) {
-                self.lower.extend(c.to_lowercase());
+                if c.is_ascii() {
+                    self.lower.push(c.to_ascii_lowercase());
+                } else {
+                    self.lower.extend(c.to_lowercase());
+                }
             }
         }
         let letters = || form.chars().filter(|c| c.is_alphabetic());
+        let capital = form.starts_with(char::is_uppercase);
         self.words.push(Word {
             span,
             form: start..self.lower.len(),
             key: 0,
-            capital: form.starts_with(char::is_uppercase),
-            acronym: letters().count() > 1 && letters().all(char::is_uppercase),
+            capital,
+            acronym: capital && letters().count() > 1 && letters().all(char::is_uppercase),
             first,
             role: Role::default(),
             digits: form.starts_with(|c: char| c.is_ascii_digit()),
@@ -159,23 +164,26 @@ impl<'t> Text<'t> {
     /// Looks every word up.
     fn look_up(&mut self) {
         let lexicon = &*LEXICON;
-        for i in 0..self.words.len() {
-            let form = &self.lower[self.words[i].form.clone()];
-            let stemmed = stem(form);
-            let senses = lexicon.senses(stemmed);
-            let synonym = senses.iter().find_map(|sense| match sense {
+        let mut stems = Vec::with_capacity(self.words.len());
+        for word in &mut self.words {
+            let form = &self.lower[word.form.clone()];
+            word.role = lexicon.role(hash(form));
+            let stemmed = if word.role.whole {
+                form
+            } else {
+                inflected(form)
+            };
+            let stemmed = hash(stemmed);
+            stems.push(stemmed);
+            word.senses = lexicon.senses(stemmed);
+            let synonym = word.senses.iter().find_map(|sense| match sense {
                 Sense::Synonym(id) => Some(u64::from(*id)),
                 _ => None,
             });
-            let key =
-                synonym.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(stemmed.as_bytes()) | 1 << 63);
-            let phrase = self
-                .words
-                .get(i + 1)
-                .and_then(|next| lexicon.phrase(stemmed, stem(&self.lower[next.form.clone()])));
-            let role = lexicon.role(form);
-            let word = &mut self.words[i];
-            (word.role, word.senses, word.phrase, word.key) = (role, senses, phrase, key);
+            word.key = synonym.unwrap_or(stemmed | 1 << 63);
+        }
+        for (word, pair) in self.words.iter_mut().zip(stems.windows(2)) {
+            word.phrase = lexicon.phrase(pair[0], pair[1]);
         }
         let (mut long, mut capitals) = (0, 0);
         for word in &self.words {
@@ -199,34 +207,39 @@ impl<'t> Text<'t> {
     /// What a word stands for here, of all that it may stand for.
     pub(super) fn senses(&self, at: usize) -> impl Iterator<Item = Sense> + '_ {
         let word = &self.words[at];
-        let before = at.checked_sub(1).map(|i| &self.words[i]);
-        let number = before.is_some_and(|before| {
-            before.digits || number::is_number_word(self.form(before)) || self.form(before) == "$"
-        });
-        let named = before.is_some_and(|before| {
-            matches!(
-                self.form(before),
-                "in" | "with" | "using" | "on" | "into" | "to"
-            )
-        });
-        let written = word.capital && !word.first || self.form(word).contains(['+', '#']);
-        let counts = move |sense: &Sense| match sense {
-            Sense::Kind { capital: true, .. } => {
-                written || named && word.span.len() > 2 || word.acronym
-            }
-            // "Seconds" are a unit anywhere, "second" need not be.
-            Sense::Unit { behind: true, .. } => {
-                number || word.span.len() > 4 && self.form(word).ends_with('s')
-            }
-            _ => true,
-        };
         // "US dollars" are not from the United States.
         let alone: &[Sense] = if word.phrase.is_some() {
             &[]
         } else {
             word.senses
         };
+        let counts = move |sense: &Sense| self.counts(at, *sense);
         alone.iter().copied().chain(word.phrase).filter(counts)
+    }
+
+    /// Whether a word is written, and stands, as one of that sense does.
+    fn counts(&self, at: usize, sense: Sense) -> bool {
+        let word = &self.words[at];
+        let before = at.checked_sub(1).map(|i| &self.words[i]);
+        match sense {
+            Sense::Kind { capital: true, .. } => {
+                let written = word.capital && !word.first || self.form(word).contains(['+', '#']);
+                let named = before.is_some_and(|before| {
+                    let form = self.form(before);
+                    matches!(form, "in" | "with" | "using" | "on" | "into" | "to")
+                });
+                written || named && word.span.len() > 2 || word.acronym
+            }
+            // "Seconds" are a unit anywhere, "second" need not be.
+            Sense::Unit { behind: true, .. } => {
+                let number = before.is_some_and(|before| {
+                    let form = self.form(before);
+                    before.digits || number::is_number_word(form) || form == "$"
+                });
+                number || word.span.len() > 4 && self.form(word).ends_with('s')
+            }
+            _ => true,
+        }
     }
 }
 

@@ -10,9 +10,12 @@ mod synonyms;
 mod units;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
-use super::stem::stem;
+use super::language::COMMON;
+use super::order::PARTS;
+use super::stem::{WHOLE, stem};
 pub(super) use kinds::{Sort, Weight};
 
 /// What a word may stand for. A word has none, one or several.
@@ -39,14 +42,48 @@ pub(super) struct Role {
     pub(super) polite: bool,
     pub(super) article: bool,
     pub(super) negation: bool,
+    /// Already its own stem, whatever it ends like.
+    pub(super) whole: bool,
+    /// A bit for each language that it is common in: see [`COMMON`](super::language::COMMON).
+    pub(super) languages: u8,
+    /// The part that it gives the word after it, or 0: see [`PARTS`](super::order::PARTS).
+    pub(super) part: u8,
 }
+
+/// What a word is looked up by. Two words of one hash would be taken for each other; of the few
+/// thousand here no two are, and for a word of a text to be has a chance of about 2⁻⁵².
+pub(super) fn hash(word: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(word.as_bytes())
+}
+
+/// For keys that are hashes already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type Map<T> = HashMap<u64, T, BuildHasherDefault<AsIs>>;
 
 /// The tables in one.
 pub(super) struct Lexicon {
-    roles: HashMap<&'static str, Role>,
-    senses: HashMap<&'static str, Vec<Sense>>,
-    /// Senses of two words in a row, by the first.
-    phrases: HashMap<&'static str, Vec<(&'static str, Sense)>>,
+    roles: Map<Role>,
+    senses: Map<Vec<Sense>>,
+    /// Senses of two words in a row, by the first: the second and the sense.
+    phrases: Map<Vec<(u64, Sense)>>,
 }
 
 /// Of all tables, made once.
@@ -55,23 +92,34 @@ pub(super) static LEXICON: LazyLock<Lexicon> = LazyLock::new(Lexicon::new);
 impl Lexicon {
     fn new() -> Self {
         let mut lexicon = Self {
-            roles: HashMap::new(),
-            senses: HashMap::new(),
-            phrases: HashMap::new(),
+            roles: Map::default(),
+            senses: Map::default(),
+            phrases: Map::default(),
         };
         for word in function::FUNCTION.split_whitespace() {
-            lexicon.roles.entry(word).or_default().function = true;
+            lexicon.role_of(word).function = true;
         }
         for word in function::ARTICLES.split_whitespace() {
-            lexicon.roles.entry(word).or_default().article = true;
+            lexicon.role_of(word).article = true;
         }
         for word in function::POLITE.split_whitespace() {
-            let role = lexicon.roles.entry(word).or_default();
+            let role = lexicon.role_of(word);
             (role.function, role.polite) = (true, true);
         }
         for word in function::NEGATION.split_whitespace() {
-            let role = lexicon.roles.entry(word).or_default();
+            let role = lexicon.role_of(word);
             (role.function, role.negation) = (true, true);
+        }
+        for word in WHOLE {
+            lexicon.role_of(word).whole = true;
+        }
+        for (language, words) in COMMON.iter().enumerate() {
+            for word in words.split_whitespace() {
+                lexicon.role_of(word).languages |= 1 << language;
+            }
+        }
+        for (word, part) in PARTS {
+            lexicon.role_of(word).part = *part;
         }
         for (id, line) in (0..).zip(synonyms::SYNONYMS) {
             for word in line.split_whitespace() {
@@ -107,20 +155,19 @@ impl Lexicon {
         lexicon
     }
 
-    fn add(&mut self, name: &'static str, sense: Sense) {
-        // Looked up in lower case. The few names that need a capital live as long as the program.
-        let name: &'static str = if name.chars().any(char::is_uppercase) {
-            Box::leak(name.to_lowercase().into_boxed_str())
-        } else {
-            name
-        };
+    fn role_of(&mut self, word: &str) -> &mut Role {
+        self.roles.entry(hash(word)).or_default()
+    }
+
+    fn add(&mut self, name: &str, sense: Sense) {
+        let name = name.to_lowercase();
         match name.split_once('_') {
             Some((first, second)) => {
-                let phrases = self.phrases.entry(stem(first)).or_default();
-                phrases.push((stem(second), sense));
+                let phrases = self.phrases.entry(hash(stem(first))).or_default();
+                phrases.push((hash(stem(second)), sense));
             }
             None => {
-                let senses = self.senses.entry(stem(name)).or_default();
+                let senses = self.senses.entry(hash(stem(&name))).or_default();
                 if !senses.contains(&sense) {
                     senses.push(sense);
                 }
@@ -128,19 +175,19 @@ impl Lexicon {
         }
     }
 
-    /// How a word takes part in grammar. `form` is in lower case.
-    pub(super) fn role(&self, form: &str) -> Role {
-        self.roles.get(form).copied().unwrap_or_default()
+    /// How a word takes part in grammar, by the [`hash`] of its form in lower case.
+    pub(super) fn role(&self, form: u64) -> Role {
+        self.roles.get(&form).copied().unwrap_or_default()
     }
 
-    /// What a word may stand for, by its stem.
-    pub(super) fn senses(&self, stem: &str) -> &[Sense] {
-        self.senses.get(stem).map_or(&[], Vec::as_slice)
+    /// What a word may stand for, by the [`hash`] of its stem.
+    pub(super) fn senses(&self, stem: u64) -> &[Sense] {
+        self.senses.get(&stem).map_or(&[], Vec::as_slice)
     }
 
-    /// What two words in a row stand for, by their stems.
-    pub(super) fn phrase(&self, first: &str, second: &str) -> Option<Sense> {
-        let phrases = self.phrases.get(first)?;
+    /// What two words in a row stand for, by the [`hash`]es of their stems.
+    pub(super) fn phrase(&self, first: u64, second: u64) -> Option<Sense> {
+        let phrases = self.phrases.get(&first)?;
         phrases
             .iter()
             .find(|(word, _)| *word == second)
