@@ -95,6 +95,31 @@ fn other_modules_are_refused() {
 }
 
 #[test]
+fn the_encoder_may_lie_in_a_folder_of_its_own() {
+    let mut tiny = Tiny::default();
+    tiny.file("modules.json")[0]["path"] = json!("0_Transformer");
+    let dir = tiny.write();
+    let own = dir.path().join("0_Transformer");
+    std::fs::create_dir(&own).unwrap();
+    for file in [
+        CONFIG,
+        TEXTS,
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ] {
+        std::fs::rename(dir.path().join(file), own.join(file)).unwrap();
+    }
+    let encoder = SentenceEncoder::open(dir.path(), &EncoderOptions::default()).unwrap();
+    let flat = Tiny::default().plain();
+    assert_eq!(encoder.identity(), flat.identity());
+    assert_eq!(
+        encoder.embed(&["ab"]).unwrap(),
+        flat.embed(&["ab"]).unwrap()
+    );
+}
+
+#[test]
 fn modules_do_not_lead_out_of_the_folder() {
     for path in ["../elsewhere", "/etc", "1_Pooling/../../x"] {
         let mut tiny = Tiny::default();
