@@ -124,13 +124,20 @@ fn woven(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
     repeats && a != b && sorted(&a) == sorted(&b)
 }
 
-/// Whether a thing has a part in `a` that another has in `b`, both being in both.
+/// Whether a thing has a part in `a` that another has in `b`, both being in both. Things of unlike
+/// classes must have exchanged their parts in full: "from a string in Python" and "from a Python
+/// string" are the same.
 fn exchanged(a: &[Item], b: &[Item]) -> bool {
     a.iter().filter(|item| item.part != 0).any(|x| {
-        find(b, x.key).is_some_and(|(_, same)| same.part != x.part)
-            && b.iter()
-                .filter(|y| y.part == x.part && y.class == x.class)
-                .any(|y| find(a, y.key).is_some_and(|(_, same)| same.part != y.part))
+        let Some((_, x_in_b)) = find(b, x.key).filter(|(_, same)| same.part != x.part) else {
+            return false;
+        };
+        b.iter().filter(|y| y.part == x.part).any(|y| {
+            let y_in_a = find(a, y.key).filter(|(_, same)| same.part != y.part);
+            y_in_a.is_some_and(|(_, y_in_a)| {
+                y.class == x.class || y_in_a.part != 0 && x_in_b.part != 0
+            })
+        })
     })
 }
 

@@ -228,6 +228,10 @@ fn code_order_question_extra() {
             ("Can Anna hear Otto?", "Can Otto hear Anna?"),
             ("Take 3 from 9", "Take 9 from 3"),
             (
+                "Copy it from my tablet to the cloud",
+                "Copy it from the cloud to my tablet",
+            ),
+            (
                 "Translate from Thai to Dutch",
                 "Translate from Dutch to Thai",
             ),
