@@ -1,7 +1,7 @@
 //! The vectors of one namespace, and the nearest of them.
 //!
 //! ```text
-//!  pages   │ coarse rows │ fine rows │ scales │ entries │ ties │    256 rows each; only the last
+//!  pages   │ coarse rows │ fine rows │ scales │ entries │ ties │    1024 rows each; only the last
 //!          │ coarse rows │ …                            │      │    may be short, and grows
 //! ```
 //!
@@ -19,7 +19,7 @@ use super::quantised::{Quantised, Query};
 use super::scan::scan;
 
 /// Rows of a page: enough that a page's end is nothing to a scan.
-const PAGE: usize = 256;
+const PAGE: usize = 1024;
 /// How many more than asked for a scan takes, to be ordered by the fine plane.
 const OVERSAMPLE: usize = 4;
 /// The least a scan takes: 32 cost nothing beside the scan itself.
@@ -101,7 +101,9 @@ impl Shelf {
         let place = place as usize;
         debug_assert!(place < self.rows);
         let dimensions = self.dimensions;
-        let last = self.pages.last_mut()?.pop(dimensions)?;
+        let page = self.pages.last_mut()?;
+        let last = page.pop(dimensions)?;
+        page.shrink(dimensions);
         self.rows -= 1;
         let moved = (place < self.rows).then(|| {
             let page = &mut self.pages[place / PAGE];
@@ -190,6 +192,19 @@ impl Page {
         self.scales.reserve_exact(more);
         self.entries.reserve_exact(more);
         self.ties.reserve_exact(more);
+    }
+
+    /// Gives room back that is three quarters empty, so that evicting rows makes room for others.
+    fn shrink(&mut self, dimensions: usize) {
+        let keep = 2 * self.scales.len();
+        if self.scales.capacity() <= 2 * keep {
+            return;
+        }
+        self.coarse.shrink_to(keep * dimensions);
+        self.fine.shrink_to(keep * dimensions);
+        self.scales.shrink_to(keep);
+        self.entries.shrink_to(keep);
+        self.ties.shrink_to(keep);
     }
 
     fn pop(&mut self, dimensions: usize) -> Option<Row> {

@@ -1,32 +1,4 @@
 //! How often to check a hit, so that wrong answers stay below a bound: evidence by entry.
-//!
-//! The user's setting is the bound on wrong answers, not a cosine (after vCache, Schroeder et al.,
-//! 2025, <https://arxiv.org/abs/2502.03771>): some cosine is right for one stored question and wrong
-//! for the next, so each entry learns its own from hits that were *verified*, that is, answered by
-//! the model too and compared.
-//!
-//! # The guarantee
-//!
-//! Let `p(s)` be the chance that an entry's answer is right for a question at similarity `s`, let it
-//! not fall as `s` rises, and let verified answers tell. A hit at `s` is verified with chance `v` and
-//! given unchecked otherwise, so it is wrong with chance `(1 − v)(1 − p(s))`.
-//!
-//! `p(s)` is not known. For a guess `q`, take all verified hits of the entry at `s` or below; each
-//! was right with chance at most `p(s)`. Bet on them being right more often than `q` says: from one
-//! unit, a right one multiplies the stake by `r / q`, a wrong one by `(1 − r) / (1 − q)`, for some
-//! `r > q`. If `p(s) ≤ q`, no bet gains on average whatever came before, so the stake ever reaches
-//! `1/ε` with chance `ε` at most (Ville's inequality). That holds for a mixture of all `r` as well,
-//! and at every moment, however it was decided what to verify. So let `q` be the largest guess at
-//! which the stake stands at `1/ε`; `p(s)` is below it with chance `ε` at most, and
-//!
-//! ```text
-//!  P(wrong) ≤ (1 − v)(1 − q) + ε ≤ bound       with   1 − v = (bound − ε) / (1 − q),  ε = bound / 8
-//! ```
-//!
-//! A new entry has no evidence: `q = 0`, and all but a share of `7/8 · bound` of its hits are
-//! verified. Evidence at a similarity also counts above it. Under a bound of 2 %, a hundred right
-//! answers in a row bring the verified share down to 77 %, five hundred to nothing: a guarantee for
-//! each entry by itself is not cheap.
 
 /// The largest number of observations that an entry keeps. Later ones are not kept, as forgetting
 /// early ones would be a choice made after looking at them.
@@ -70,6 +42,36 @@ impl ErrorBound {
 }
 
 /// What is known of one entry: verified hits, at which similarity, and whether its answer was right.
+///
+/// The user's setting is the bound on wrong answers, not a cosine (after vCache, Schroeder et al.,
+/// 2025, <https://arxiv.org/abs/2502.03771>): some cosine is right for one stored question and wrong
+/// for the next, so each entry learns its own from hits that were *verified*, that is, answered by
+/// the model too and compared.
+///
+/// # The guarantee
+///
+/// Let `p(s)` be the chance that an entry's answer is right for a question at similarity `s`, let it
+/// not fall as `s` rises, and let verified answers tell. A hit at `s` is verified with chance `v` and
+/// given unchecked otherwise, so it is wrong with chance `(1 − v)(1 − p(s))`.
+///
+/// `p(s)` is not known. For a guess `q`, take all verified hits of the entry at `s` or below; each
+/// was right with chance at most `p(s)`. Bet on them being right more often than `q` says: from one
+/// unit, a right one multiplies the stake by `r / q`, a wrong one by `(1 − r) / (1 − q)`, for some
+/// `r > q`. If `p(s) ≤ q`, no bet gains on average whatever came before, so the stake ever reaches
+/// `1/ε` with chance `ε` at most (Ville's inequality). That holds for a mixture of all `r` as well,
+/// and at every moment, however it was decided what to verify. So let `q` be the largest guess at
+/// which the stake stands at `1/ε`; `p(s)` is below it with chance `ε` at most, and
+///
+/// ```text
+///  P(wrong) ≤ (1 − v)(1 − q) + ε ≤ bound       with   1 − v = (bound − ε) / (1 − q),  ε = bound / 8
+/// ```
+///
+/// A new entry has no evidence: `q = 0`, and all but a share of `7/8 · bound` of its hits are
+/// verified. Evidence at a similarity also counts above it. Under a bound of 2 %, a hundred right
+/// answers in a row bring the verified share down to 77 %, five hundred to nothing: a guarantee for
+/// each entry by itself is not cheap.
+///
+/// # Example
 ///
 /// ```
 /// use llmserve_cache::semantic::{Decision, ErrorBound, Evidence};
