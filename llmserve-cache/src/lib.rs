@@ -31,6 +31,7 @@
 //! * A [`Store`] that panics is a miss. A cache never makes a request fail.
 //! * [`MemoryStore`] keeps answers within a number of bytes; [`Tiered`] puts one store before
 //!   another.
+//! * [`models::ModelCache`] keeps several models in a budget of memory, and is of use by itself.
 //! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
 //!
 //! ```

@@ -160,6 +160,9 @@ pub enum LoadError {
         /// Its value, and what would be accepted.
         reason: String,
     },
+    /// Whoever wanted the model does not want it any more.
+    #[error("loading was cancelled")]
+    Cancelled,
     /// The worker threads could not be started.
     #[error("cannot start the model's threads: {reason}: ask for fewer")]
     Threads {

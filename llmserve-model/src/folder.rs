@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llmserve_core::LoadProgress;
+
 use crate::config::{DecoderConfig, GenerationConfig};
 use crate::decoder::{CpuModel, CpuOptions, DType, PackedFile};
 use crate::error::LoadError;
@@ -42,6 +44,9 @@ pub struct ModelFolder {
     pub weights: Weights,
     /// Its tokenizer; without one the model is served by token ids.
     pub tokenizer: Option<HfTokenizer>,
+    /// Who is told how far the making of a model has come, and asked whether it is still wanted.
+    /// None where nobody is interested, as in a folder just opened.
+    pub progress: Option<Arc<LoadProgress>>,
 }
 
 /// A model ready to be given to an engine.
@@ -87,6 +92,7 @@ impl ModelFolder {
             generation,
             weights: Weights::open(path)?,
             tokenizer: HfTokenizer::from_dir(path)?,
+            progress: None,
         })
     }
 
@@ -98,12 +104,37 @@ impl ModelFolder {
         Self::open(path)?.into_cpu(options)
     }
 
+    /// About the bytes of memory that the weights will take once a model is made of them; KV pages
+    /// and buffers are not among them. No weight is read.
+    ///
+    /// # Errors
+    /// [`LoadError::Config`], [`LoadError::MissingTensor`] and [`LoadError::WrongShape`] as
+    /// [`CpuModel::build`].
+    ///
+    /// ```
+    /// use llmserve_core::Model;
+    /// use llmserve_model::{CpuOptions, DType, ModelFolder};
+    /// # let path = std::path::Path::new("tests/goldens/llama");
+    /// let folder = ModelFolder::open(path)?;
+    /// let bytes = folder.memory_bytes(DType::F32)?;
+    /// assert!(folder.memory_bytes(DType::Int8)? < bytes);
+    /// let model = folder.into_cpu(CpuOptions::default())?.model;
+    /// assert_eq!(model.memory_bytes(), bytes);
+    /// # Ok::<(), llmserve_model::LoadError>(())
+    /// ```
+    pub fn memory_bytes(&self, dtype: DType) -> Result<u64, LoadError> {
+        CpuModel::weights_bytes(&self.config, &self.weights, dtype)
+    }
+
     /// Builds the model on the CPU: checks that the weights fit the configuration, and packs them.
     ///
     /// # Errors
-    /// Those of [`CpuModel::build`].
+    /// Those of [`CpuModel::build`]; [`LoadError::Cancelled`] where [`progress`](Self::progress)
+    /// says so.
     pub fn into_cpu(self, options: CpuOptions) -> Result<LoadedModel, LoadError> {
-        let model = CpuModel::build(&self.config, Arc::new(self.weights), &options)?;
+        let progress = self.progress.unwrap_or_default();
+        let weights = Arc::new(self.weights);
+        let model = CpuModel::build_watched(&self.config, weights, &options, &progress)?;
         Ok(LoadedModel {
             model,
             tokenizer: self.tokenizer.map(Arc::new),
@@ -131,7 +162,9 @@ impl ModelFolder {
             Ok(packed) => packed.into_cpu(&options)?,
             Err(reason) => {
                 tracing::info!(%reason, "packing the checkpoint");
-                let model = CpuModel::build(&self.config, Arc::new(self.weights), &options)?;
+                let progress = self.progress.unwrap_or_default();
+                let weights = Arc::new(self.weights);
+                let model = CpuModel::build_watched(&self.config, weights, &options, &progress)?;
                 if let Err(error) = model.save_packed(file) {
                     tracing::warn!(%error, "the packed weights are not kept");
                 }

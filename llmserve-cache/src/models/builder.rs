@@ -35,6 +35,7 @@ pub enum ModelCacheError {
 /// The parts of a [`ModelCache`]; every one has a default.
 ///
 /// ```
+/// use std::sync::Arc;
 /// use std::time::Duration;
 /// use llmserve_cache::models::{ModelCache, ModelCacheError};
 /// # use llmserve_core::{Error, LoadProgress, Loaded, Loader};
@@ -46,7 +47,7 @@ pub enum ModelCacheError {
 /// #     fn estimate(&self, _model: &str) -> Result<u64, Error> {
 /// #         Ok(1)
 /// #     }
-/// #     fn load(&self, _model: &str, _progress: &LoadProgress) -> Result<Loaded, Error> {
+/// #     fn load(&self, _model: &str, _progress: &Arc<LoadProgress>) -> Result<Loaded, Error> {
 /// #         Err(Error::ShutDown)
 /// #     }
 /// # }

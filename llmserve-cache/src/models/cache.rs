@@ -24,6 +24,7 @@ use super::stats::ModelCacheStats;
 /// the threads.
 ///
 /// ```
+/// use std::sync::Arc;
 /// use llmserve_cache::models::ModelCache;
 /// use llmserve_core::{Error, EventStream, Generate, LoadProgress, Loaded, Loader, Request};
 ///
@@ -43,7 +44,7 @@ use super::stats::ModelCacheStats;
 ///     fn estimate(&self, _model: &str) -> Result<u64, Error> {
 ///         Ok(4 << 30)
 ///     }
-///     fn load(&self, _model: &str, _progress: &LoadProgress) -> Result<Loaded, Error> {
+///     fn load(&self, _model: &str, _progress: &Arc<LoadProgress>) -> Result<Loaded, Error> {
 ///         Ok(Loaded::new(Echo, 4 << 30))
 ///     }
 /// }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::keeper::Shared;
+use super::state::Name;
+use crate::sync::Mutex;
 use futures_core::Stream;
 use llmserve_core::error::panic_message;
 use llmserve_core::{Error, Event, EventStream, Generate, Request, Time};
-use parking_lot::Mutex;
-
-use super::keeper::Shared;
-use super::state::Name;
 
 /// What reader and cache share of a request that waits.
 pub(super) struct Ticket {
@@ -74,6 +73,32 @@ impl Ticket {
         }
     }
 
+    /// The answer or, until there is one, a promise to wake. None once it has been taken.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<EventStream>> {
+        let mut stage = self.stage.lock();
+        match &mut *stage {
+            Stage::Waiting(_, waker) | Stage::Starting(waker) => {
+                let old = waker.replace(cx.waker().clone());
+                // A waker may be a host's own code, so it goes outside of the lock.
+                drop(stage);
+                drop(old);
+                Poll::Pending
+            }
+            Stage::Started(_) => match std::mem::replace(&mut *stage, Stage::Gone) {
+                Stage::Started(answer) => Poll::Ready(Some(answer)),
+                _ => Poll::Ready(None),
+            },
+            Stage::Gone => Poll::Ready(None),
+        }
+    }
+
+    /// The reader goes away. Whether the request was still waiting.
+    fn leave(&self) -> bool {
+        let stage = std::mem::replace(&mut *self.stage.lock(), Stage::Gone);
+        // An answer nobody came for is dropped here, outside the lock: that cancels it.
+        matches!(stage, Stage::Waiting(..))
+    }
+
     /// Ends a request that waits with an error.
     pub(super) fn fail(&self, error: Error) {
         if let Some(request) = self.take() {
@@ -113,54 +138,27 @@ impl Stream for Waits {
         if let Some(answer) = &mut this.answer {
             return Pin::new(answer).poll_next(cx);
         }
-        let mut stage = this.ticket.stage.lock();
-        match &mut *stage {
-            Stage::Waiting(_, waker) | Stage::Starting(waker) => {
-                let old = waker.replace(cx.waker().clone());
-                // A waker may be a host's own code, so it goes outside of the lock.
-                drop(stage);
-                drop(old);
-                Poll::Pending
-            }
-            Stage::Started(_) => {
-                let Stage::Started(answer) = std::mem::replace(&mut *stage, Stage::Gone) else {
-                    return Poll::Ready(None);
-                };
-                drop(stage);
-                Pin::new(this.answer.insert(answer)).poll_next(cx)
-            }
-            Stage::Gone => Poll::Ready(None),
+        match this.ticket.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(answer)) => Pin::new(this.answer.insert(answer)).poll_next(cx),
         }
     }
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        let stage = std::mem::replace(&mut *self.ticket.stage.lock(), Stage::Gone);
-        if let Stage::Waiting(..) = stage {
+        if self.ticket.leave() {
             self.shared.gave_up(&self.name, self.id);
         }
-        // An answer nobody came for is dropped here, outside all locks: that cancels it.
     }
 }
 
-/// One use of a model, which stays while it lasts. Ends once.
+/// One use of a model, which stays while it lasts.
 pub(super) struct Use {
     shared: Arc<Shared>,
     name: Name,
-    lasts: Mutex<Lasts>,
-}
-
-/// How long a use lasts.
-#[derive(Clone, Copy, PartialEq)]
-enum Lasts {
-    /// The service is being called, so whoever calls it has a hold of it.
-    Calling {
-        done: bool,
-    },
-    /// Until the answer is complete.
-    Answering,
-    Ended,
+    lasts: Lasts,
 }
 
 impl Use {
@@ -168,41 +166,74 @@ impl Use {
         Arc::new(Self {
             shared,
             name,
-            lasts: Mutex::new(Lasts::Calling { done: false }),
+            lasts: Lasts::new(),
         })
     }
 
-    /// The answer is complete, perhaps before the call has returned.
     fn done(&self) {
-        let mut lasts = self.lasts.lock();
-        let ends = *lasts == Lasts::Answering;
-        *lasts = match *lasts {
-            Lasts::Calling { .. } => Lasts::Calling { done: true },
-            _ => Lasts::Ended,
-        };
-        drop(lasts);
-        if ends {
+        if self.lasts.done() {
             self.shared.ended(&self.name);
         }
     }
 
-    /// Nobody has a hold of the service for this use any more.
     fn called(&self) {
-        let mut lasts = self.lasts.lock();
-        let done = *lasts == Lasts::Calling { done: true };
-        *lasts = Lasts::Answering;
-        drop(lasts);
-        if done {
-            self.done();
+        if self.lasts.called() {
+            self.shared.ended(&self.name);
         }
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        if *self.lasts.lock() != Lasts::Ended {
+        if self.lasts.dropped() {
             self.shared.ended(&self.name);
         }
+    }
+}
+
+/// How long a use lasts: until its answer is complete, and at least until the call that asked for
+/// it has returned, as whoever calls the service has a hold of it. Each of its methods says whether
+/// the use ends with it, which exactly one does.
+struct Lasts(Mutex<Stretch>);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stretch {
+    Calling { done: bool },
+    Answering,
+    Ended,
+}
+
+impl Lasts {
+    fn new() -> Self {
+        Self(Mutex::new(Stretch::Calling { done: false }))
+    }
+
+    /// The answer is complete, perhaps before the call has returned.
+    fn done(&self) -> bool {
+        let mut stretch = self.0.lock();
+        let (next, ends) = match *stretch {
+            Stretch::Calling { .. } => (Stretch::Calling { done: true }, false),
+            Stretch::Answering => (Stretch::Ended, true),
+            Stretch::Ended => (Stretch::Ended, false),
+        };
+        *stretch = next;
+        ends
+    }
+
+    /// The call has returned, and nobody has a hold of the service for this use any more.
+    fn called(&self) -> bool {
+        let mut stretch = self.0.lock();
+        let ends = *stretch == Stretch::Calling { done: true };
+        *stretch = match ends {
+            true => Stretch::Ended,
+            false => Stretch::Answering,
+        };
+        ends
+    }
+
+    /// Nobody uses it any more, whatever came of it.
+    fn dropped(&self) -> bool {
+        std::mem::replace(&mut *self.0.lock(), Stretch::Ended) != Stretch::Ended
     }
 }
 
@@ -278,3 +309,7 @@ impl Drop for InUse {
         drop(self.used.take());
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "tests/interleavings.rs"]
+mod interleavings;

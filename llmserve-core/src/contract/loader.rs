@@ -1,5 +1,6 @@
 //! From a model's name to a service that answers with it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::generate::Generate;
@@ -13,6 +14,7 @@ use crate::error::Error;
 /// it does take (once it is loaded).
 ///
 /// ```
+/// use std::sync::Arc;
 /// use llmserve_core::{Error, EventStream, Generate, LoadProgress, Loaded, Loader, Request};
 ///
 /// struct Echo;
@@ -31,7 +33,7 @@ use crate::error::Error;
 ///     fn estimate(&self, _model: &str) -> Result<u64, Error> {
 ///         Ok(3 << 20)
 ///     }
-///     fn load(&self, _model: &str, progress: &LoadProgress) -> Result<Loaded, Error> {
+///     fn load(&self, _model: &str, progress: &Arc<LoadProgress>) -> Result<Loaded, Error> {
 ///         for part in 1..=3 {
 ///             progress.check()?;
 ///             progress.report(part << 20, 3 << 20);
@@ -40,7 +42,7 @@ use crate::error::Error;
 ///     }
 /// }
 ///
-/// let progress = LoadProgress::default();
+/// let progress = Arc::new(LoadProgress::default());
 /// let loaded = Echoes.load("echo", &progress)?;
 /// assert_eq!((loaded.bytes, progress.fraction()), (3 << 20, Some(1.0)));
 /// assert!(!Echoes.knows("shout"));
@@ -77,10 +79,10 @@ pub trait Loader: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Cancelled`] if it is not; otherwise as [`estimate`](Self::estimate).
-    fn load(&self, model: &str, progress: &LoadProgress) -> Result<Loaded, Error>;
+    fn load(&self, model: &str, progress: &Arc<LoadProgress>) -> Result<Loaded, Error>;
 }
 
-impl<L: Loader + ?Sized> Loader for std::sync::Arc<L> {
+impl<L: Loader + ?Sized> Loader for Arc<L> {
     fn names(&self) -> Vec<String> {
         (**self).names()
     }
@@ -93,7 +95,7 @@ impl<L: Loader + ?Sized> Loader for std::sync::Arc<L> {
         (**self).estimate(model)
     }
 
-    fn load(&self, model: &str, progress: &LoadProgress) -> Result<Loaded, Error> {
+    fn load(&self, model: &str, progress: &Arc<LoadProgress>) -> Result<Loaded, Error> {
         (**self).load(model, progress)
     }
 }

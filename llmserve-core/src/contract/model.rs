@@ -232,6 +232,13 @@ pub trait Model: Send {
     /// [`ModelError::Prepare`].
     fn prepare(&mut self, layout: &KvLayout, limits: StepLimits) -> Result<(), ModelError>;
 
+    /// Bytes of memory that the model takes: weights, pages and buffers, those included that it has
+    /// yet to touch; without [`prepare`](Self::prepare) the weights alone. Provided: 0, of one
+    /// that cannot tell.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// Writes the keys and values of every token of the batch and computes the logits asked for.
     /// Within a layer all keys and values are written before any is read, so rows may share
     /// blocks that this very step fills.

@@ -288,6 +288,12 @@ pub trait Proposer: Send {
         Ok(())
     }
 
+    /// Bytes of memory it takes once it is prepared, if that is worth counting: a draft model's.
+    /// Provided: 0.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// Adds up to [`wanted`](DraftAsk::wanted) drafts to each of `asks`, several sequences at
     /// once, no sequence twice; none where it has no idea. The order of `asks` may be changed.
     ///
@@ -458,6 +464,10 @@ impl std::fmt::Debug for Speculation {
 impl Proposer for Box<dyn Proposer> {
     fn prepare(&mut self, target: &ModelInfo, limits: ProposerLimits) -> Result<(), String> {
         (**self).prepare(target, limits)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 
     fn propose(&mut self, asks: &mut [DraftAsk<'_>]) -> Result<(), Error> {

@@ -245,6 +245,8 @@ impl EngineBuilder {
         };
         model.prepare(&layout, limits)?;
 
+        let drafting = speculation.as_ref().map(|s| s.proposer.memory_bytes());
+        let memory_bytes = model.memory_bytes().saturating_add(drafting.unwrap_or(0));
         let info = model.info().clone();
         tracing::info!(
             model = %info.name,
@@ -283,6 +285,7 @@ impl EngineBuilder {
         let (long, long_jobs) = crossbeam_channel::unbounded();
         let stats = EngineStats {
             kv_blocks_total: kv.stats().total_blocks,
+            memory_bytes,
             ..Default::default()
         };
         let shared = Arc::new(Shared::new(info, command_sender, stats));

@@ -42,6 +42,9 @@ pub struct EngineStats {
     pub kv_blocks_peak: usize,
     /// KV blocks there are.
     pub kv_blocks_total: usize,
+    /// Bytes of memory that the model and a draft model take, by their own count: weights, KV pages
+    /// and buffers, those included that they have yet to touch. 0 of models that cannot tell.
+    pub memory_bytes: u64,
     /// Token slots in held blocks without a token or a draft, over all slots in held blocks: the mean over
     /// steps. PagedAttention's measure of waste.
     pub kv_waste_mean: f64,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use llmserve_core::{KvGroupSpec, ModelInfo};
+use llmserve_core::{KvGroupSpec, LoadProgress, ModelInfo};
 use parking_lot::Mutex;
 
 use super::fingerprint::fingerprint;
@@ -39,6 +39,17 @@ impl CpuModel {
         weights: Arc<Weights>,
         options: &CpuOptions,
     ) -> Result<Self, LoadError> {
+        Self::build_watched(config, weights, options, &LoadProgress::default())
+    }
+
+    /// As [`build`](Self::build), telling how far it has come, in bytes, and ending with
+    /// [`LoadError::Cancelled`] once it is not wanted any more.
+    pub(crate) fn build_watched(
+        config: &DecoderConfig,
+        weights: Arc<Weights>,
+        options: &CpuOptions,
+        progress: &LoadProgress,
+    ) -> Result<Self, LoadError> {
         config.validate()?;
         let mut machine = Machine::new(options.kernels, options.threads)?;
         let slab = Slab::new(config, options.dtype)?;
@@ -63,12 +74,12 @@ impl CpuModel {
                     size_of::<u32>()
                 ),
             })?;
+        let bytes = |words: usize| (words * size_of::<u32>()) as u64;
         for matrix in &slab.matrices {
-            loader.matrix(
-                config,
-                matrix,
-                &mut words[matrix.base..matrix.base + matrix.len],
-            )?;
+            progress.check().map_err(|_| LoadError::Cancelled)?;
+            let end = matrix.base + matrix.len;
+            loader.matrix(config, matrix, &mut words[matrix.base..end])?;
+            progress.report(bytes(end), bytes(slab.len));
         }
         loader.refuse_leftovers(config)?;
         let origin = Origin {

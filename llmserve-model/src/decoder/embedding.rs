@@ -45,6 +45,16 @@ impl Embedding {
         self.weights.bytes(&self.handle)
     }
 
+    /// Bytes of it that may be in memory at a time.
+    pub(super) fn resident_bytes(&self) -> usize {
+        Self::most_resident(self.bytes().len())
+    }
+
+    /// Bytes that may be in memory at a time of an embedding of so many.
+    pub(super) fn most_resident(bytes: usize) -> usize {
+        bytes.min(BUDGET)
+    }
+
     /// Lets go of its pages.
     pub(super) fn release(&self) {
         self.weights.release_handle(&self.handle);

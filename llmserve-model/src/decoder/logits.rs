@@ -35,6 +35,11 @@ impl LogitsPool {
         Ok(Arc::new(pool))
     }
 
+    /// Bytes of a buffer that is kept.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<f32>() * self.row_len() * self.rows
+    }
+
     /// Numbers of a row: logits and survey.
     fn row_len(&self) -> usize {
         self.vocab + survey_len(self.vocab)

@@ -32,6 +32,7 @@ use llmserve_core::{Batch, KvLayout, Logits, Model, ModelError, ModelInfo, PageS
 use parking_lot::Mutex;
 
 use crate::config::DecoderConfig;
+use crate::error::LoadError;
 use crate::kernels::Level;
 use crate::kernels::attention::Geometry;
 use crate::kernels::packed::Packed;
@@ -39,9 +40,11 @@ use crate::kernels::rope::RopeTable;
 use crate::kernels::stored::Stored;
 use crate::pages::{PageShape, Pages, packed};
 use crate::threads::ThreadTeam;
+use crate::weights::Weights;
 use batch::Plan;
 use embedding::Embedding;
 use logits::LogitsPool;
+use slab::Slab;
 use step::Buffers;
 
 pub(crate) use options::by_name;
@@ -125,6 +128,12 @@ struct Prepared {
     pool: Arc<LogitsPool>,
 }
 
+impl Prepared {
+    fn bytes(&self) -> usize {
+        self.pages.bytes() + self.rope.bytes() + self.buffers.bytes() + self.pool.bytes()
+    }
+}
+
 impl CpuModel {
     /// What the model computes.
     pub fn config(&self) -> &DecoderConfig {
@@ -140,6 +149,19 @@ impl CpuModel {
         self.team = Arc::clone(&other.team);
         let threads = self.team.lock().threads();
         self.info.backend = build::backend(self.dtype, self.level, threads);
+    }
+
+    /// About the bytes that the weights of a model take in memory once it is built of them, before
+    /// anything of it is: [`Model::memory_bytes`] less what `prepare` adds.
+    pub(crate) fn weights_bytes(
+        config: &DecoderConfig,
+        weights: &Weights,
+        dtype: DType,
+    ) -> Result<u64, LoadError> {
+        config.validate()?;
+        let embedding = [config.vocab_size, config.hidden_size];
+        let embedding = weights.tensor(slab::EMBEDDING, &embedding)?.bytes.len();
+        Ok(Slab::new(config, dtype)?.bytes() + Embedding::most_resident(embedding) as u64)
     }
 
     /// Bytes of packed weights, scales included: what a decode step reads of them.
@@ -218,6 +240,14 @@ impl Model for CpuModel {
             pool: LogitsPool::new(config.vocab_size, most.logits)?,
         });
         Ok(())
+    }
+
+    /// Packed weights, mapped ones as well, and what of the embedding may be resident; once it is
+    /// prepared, pages and buffers.
+    fn memory_bytes(&self) -> u64 {
+        let weights = size_of_val(&*self.words) + self.embedding.resident_bytes();
+        let prepared = self.prepared.as_ref().map_or(0, Prepared::bytes);
+        (weights + prepared) as u64
     }
 
     fn submit(&mut self, batch: &Batch<'_>) -> Result<Box<dyn Logits>, ModelError> {

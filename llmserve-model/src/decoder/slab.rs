@@ -47,6 +47,11 @@ pub(super) struct Slab {
 }
 
 impl Slab {
+    /// Bytes of all matrices.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.len * size_of::<u32>()) as u64
+    }
+
     /// # Errors
     /// [`LoadError::InvalidOption`] for more words than this machine can count.
     pub(super) fn new(config: &DecoderConfig, dtype: DType) -> Result<Self, LoadError> {

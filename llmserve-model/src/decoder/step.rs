@@ -46,6 +46,12 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
+    pub(super) fn bytes(&self) -> usize {
+        let rows = [&self.x, &self.qkv, &self.mixed, &self.gated];
+        let rows = rows.map(|buffer| size_of_val(&**buffer));
+        rows.iter().sum::<usize>() + self.inputs.bytes() + self.workspace.bytes()
+    }
+
     pub(super) fn new(
         config: &DecoderConfig,
         dtype: DType,

@@ -80,6 +80,10 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.numbers) + size_of_val(&*self.words) + size_of_val(&*self.records)
+    }
+
     /// Memory for steps of up to `rows` rows of up to `positions` positions each; nothing if it is
     /// not to be had.
     pub(crate) fn try_new(

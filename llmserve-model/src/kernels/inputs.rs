@@ -83,6 +83,10 @@ pub(crate) struct Source<'a> {
 }
 
 impl Inputs {
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.words) + size_of_val(&*self.scales) + size_of_val(&*self.offsets)
+    }
+
     /// Room for any of the `shapes`: a number of rows, and how deep they are.
     pub(crate) fn try_new(shapes: &[(usize, usize)], format: Format) -> Option<Self> {
         let (mut words, mut groups) = (0, 0);

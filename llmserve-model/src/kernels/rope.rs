@@ -51,6 +51,10 @@ pub(crate) fn frequencies(rope: &RopeConfig, head_dim: usize) -> Vec<f32> {
 }
 
 impl RopeTable {
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.cos) + size_of_val(&*self.sin) + size_of_val(&*self.known)
+    }
+
     /// A table for positions `0..positions`, none of them known yet; nothing if there is no memory
     /// for so many.
     pub(crate) fn try_new(frequencies: &[f32], positions: usize) -> Option<Self> {

@@ -120,6 +120,11 @@ pub(crate) fn layout_name(dtype: DType) -> String {
 }
 
 impl Pages {
+    /// Bytes of all pages, those never written as well.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layers.iter().map(|layer| size_of_val(&**layer)).sum()
+    }
+
     /// No pages at all: what a model has before it is prepared.
     pub(crate) fn none() -> Self {
         Self {

@@ -37,6 +37,11 @@ impl Proposer for Composite {
         self.second.prepare(target, limits)
     }
 
+    fn memory_bytes(&self) -> u64 {
+        let second = self.second.memory_bytes();
+        self.first.memory_bytes().saturating_add(second)
+    }
+
     fn propose(&mut self, asks: &mut [DraftAsk<'_>]) -> Result<(), Error> {
         self.first.propose(asks)?;
         let mut served = 0;

@@ -366,6 +366,10 @@ fn drop_pages(kv: &mut dyn KvManager, state: &mut State) -> Result<(), KvError> 
 }
 
 impl Proposer for DraftModel {
+    fn memory_bytes(&self) -> u64 {
+        self.model.memory_bytes()
+    }
+
     fn prepare(&mut self, target: &ModelInfo, limits: ProposerLimits) -> Result<(), String> {
         let info = self.model.info();
         let layout = self.kv.layout();

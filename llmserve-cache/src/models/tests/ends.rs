@@ -90,7 +90,7 @@ fn a_drop_that_panics_is_a_model_that_has_gone() {
         fn estimate(&self, _: &str) -> Result<u64, Error> {
             Ok(1)
         }
-        fn load(&self, _: &str, _: &LoadProgress) -> Result<Loaded, Error> {
+        fn load(&self, _: &str, _: &Arc<LoadProgress>) -> Result<Loaded, Error> {
             Ok(Loaded::new(Stubborn, 1))
         }
     }

@@ -236,7 +236,7 @@ fn waiting_counts_for_deadlines_and_timings() {
         fn estimate(&self, _: &str) -> Result<u64, Error> {
             Ok(1)
         }
-        fn load(&self, _: &str, _: &LoadProgress) -> Result<Loaded, Error> {
+        fn load(&self, _: &str, _: &Arc<LoadProgress>) -> Result<Loaded, Error> {
             self.0.advance(Duration::from_secs(3));
             Ok(Loaded::new(Deadline, 1))
         }

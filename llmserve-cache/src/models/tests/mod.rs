@@ -73,7 +73,7 @@ impl Loader for Scripts {
         Ok(self.0.sizes[model].0)
     }
 
-    fn load(&self, model: &str, progress: &LoadProgress) -> Result<Loaded, Error> {
+    fn load(&self, model: &str, progress: &Arc<LoadProgress>) -> Result<Loaded, Error> {
         let scene = &self.0;
         scene.loads.lock().push(model.to_owned());
         progress.report(1, 2);

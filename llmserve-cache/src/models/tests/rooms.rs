@@ -115,7 +115,7 @@ fn a_use_ends_with_the_answer_and_not_with_its_stream() {
         fn estimate(&self, _: &str) -> Result<u64, Error> {
             Ok(1)
         }
-        fn load(&self, _: &str, _: &LoadProgress) -> Result<Loaded, Error> {
+        fn load(&self, _: &str, _: &Arc<LoadProgress>) -> Result<Loaded, Error> {
             Ok(Loaded::new(Ready, 1))
         }
     }
@@ -153,7 +153,7 @@ fn a_model_is_not_unloaded_under_its_caller() {
         fn estimate(&self, _: &str) -> Result<u64, Error> {
             Ok(1)
         }
-        fn load(&self, _: &str, _: &LoadProgress) -> Result<Loaded, Error> {
+        fn load(&self, _: &str, _: &Arc<LoadProgress>) -> Result<Loaded, Error> {
             assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "two at a time");
             Ok(Loaded::new(Slow(self.0.clone()), 1))
         }
