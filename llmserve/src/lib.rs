@@ -24,17 +24,21 @@
 //!
 //! * [`serve`] is the short way: a model folder in, an [`Engine`] out.
 //! * [`Engine::builder`] is the long way: every part handed in, every part replaceable.
+//! * [`Folders`] is for several models in the memory of few: it loads them for a
+//!   [`ModelCache`](cache::models::ModelCache).
 //! * [`Generate`] is what engines, routers and caches have in common, so they nest.
 //! * [`embed`] turns texts into vectors that tell how alike they are.
 
 #![forbid(unsafe_code)]
 
 pub mod embed;
+mod folders;
 #[cfg(feature = "metrics")]
 mod metrics_recorder;
 mod serve;
 mod speculate;
 
+pub use folders::Folders;
 #[cfg(feature = "metrics")]
 pub use metrics_recorder::MetricsRecorder;
 pub use serve::{Serve, ServeError, serve};

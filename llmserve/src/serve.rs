@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llmserve_core::{
-    BlockEvent, BuildError, Engine, IdentityRoot, Model, NoopRecorder, Recorder, Scheduler,
-    Tokenizer, Verification,
+    BlockEvent, BuildError, Engine, IdentityRoot, LoadProgress, Model, NoopRecorder, Recorder,
+    Scheduler, Tokenizer, Verification,
 };
 use llmserve_kv::PagedKv;
 #[cfg(feature = "structured")]
@@ -56,6 +56,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         recorder: Arc::new(NoopRecorder),
         listener: None,
         seed: None,
+        progress: None,
     }
 }
 
@@ -76,6 +77,7 @@ pub struct Serve {
     recorder: Arc<dyn Recorder>,
     listener: Option<Listener>,
     seed: Option<u64>,
+    progress: Option<Arc<LoadProgress>>,
 }
 
 /// Where packed weights are kept.
@@ -236,17 +238,59 @@ impl Serve {
         self
     }
 
+    /// Who is told how far loading has come, and asked whether the model is still wanted; nobody by
+    /// default. A draft model is not watched.
+    pub fn progress(mut self, progress: Arc<LoadProgress>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// About the bytes of memory that the engine will take: weights and KV cache, those of a draft
+    /// model included, without the buffers of its steps. No weight is read. What it does take is
+    /// [`EngineStats::memory_bytes`](llmserve_core::EngineStats::memory_bytes).
+    ///
+    /// # Errors
+    /// [`ServeError`], as far as it shows without building.
+    pub fn memory_estimate(self) -> Result<u64, ServeError> {
+        let max_num_seqs = self.scheduler.build()?.max_num_seqs();
+        let folder = ModelFolder::open(&self.folder)?;
+        let dtype = dtype_of(self.dtype, &folder);
+        let blocks = match self.kv_blocks {
+            Some(blocks) => blocks,
+            None => default_blocks(
+                self.kv_bytes,
+                self.block_size,
+                kv_bytes_per_token(&folder, dtype),
+                folder.config.max_position,
+                max_num_seqs,
+            ),
+        };
+        let tokens = blocks.saturating_mul(self.block_size);
+        let takes = |folder: &ModelFolder, dtype| {
+            let kv = tokens.saturating_mul(kv_bytes_per_token(folder, dtype));
+            let weights = folder.memory_bytes(dtype)?;
+            Ok::<_, ServeError>(weights.saturating_add(kv as u64))
+        };
+        let target = takes(&folder, dtype)?;
+        match &self.speculative.draft {
+            None => Ok(target),
+            Some(draft) => {
+                let draft = ModelFolder::open(draft)?;
+                let draft = takes(&draft, dtype_of(self.dtype, &draft))?;
+                Ok(target.saturating_add(draft))
+            }
+        }
+    }
+
     /// Loads the model and starts the engine.
     ///
     /// # Errors
     /// [`ServeError`]: a folder that cannot be loaded, or options that cannot be honoured.
     pub fn build(self) -> Result<Engine, ServeError> {
-        let folder = ModelFolder::open(&self.folder)?;
+        let mut folder = ModelFolder::open(&self.folder)?;
+        folder.progress = self.progress;
         let mut options = self.options.clone();
-        options.dtype = self.dtype.unwrap_or(match folder.config.weights_dtype {
-            Some(FileDType::BF16) => DType::BF16,
-            _ => DType::F32,
-        });
+        options.dtype = dtype_of(self.dtype, &folder);
         if options.name.is_none() {
             let name = folder.path.file_name();
             options.name = name.map(|name| name.to_string_lossy().into_owned());
@@ -321,6 +365,21 @@ impl Serve {
         }
         Ok(builder.build()?)
     }
+}
+
+/// The type asked for, or else bf16 for a checkpoint of bf16 and f32 for all others.
+pub(crate) fn dtype_of(asked: Option<DType>, folder: &ModelFolder) -> DType {
+    asked.unwrap_or(match folder.config.weights_dtype {
+        Some(FileDType::BF16) => DType::BF16,
+        _ => DType::F32,
+    })
+}
+
+/// Bytes of keys and values of one token.
+fn kv_bytes_per_token(folder: &ModelFolder, dtype: DType) -> usize {
+    let config = &folder.config;
+    let numbers = config.num_layers * 2 * config.num_kv_heads * config.head_dim;
+    numbers * dtype.kv().bits() as usize / 8
 }
 
 /// As many blocks as the bytes hold, but no more than all sequences could use. A context that does

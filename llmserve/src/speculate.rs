@@ -8,10 +8,10 @@ use llmserve_core::{
     Verification,
 };
 use llmserve_kv::PagedKv;
-use llmserve_model::{CpuModel, CpuOptions, DType, FileDType, ModelFolder};
+use llmserve_model::{CpuModel, CpuOptions, DType, ModelFolder};
 use llmserve_sched::speculation::{AdaptiveDepth, Composite, DraftModel, NGram};
 
-use crate::serve::ServeError;
+use crate::serve::{ServeError, dtype_of};
 
 /// How many tokens are drafted a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,10 +110,7 @@ fn draft_model(folder: &Path, target: &Target<'_>) -> Result<DraftModel, ServeEr
         .path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
-    options.dtype = target.dtype.unwrap_or(match folder.config.weights_dtype {
-        Some(FileDType::BF16) => DType::BF16,
-        _ => DType::F32,
-    });
+    options.dtype = dtype_of(target.dtype, &folder);
     let mut loaded = folder.into_cpu(options)?;
     loaded.model.share_threads(target.model);
     if let (Some(ours), Some(theirs)) = (target.tokenizer, &loaded.tokenizer) {
