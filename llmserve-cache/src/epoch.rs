@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Scopes remembered one by one. Beyond it everything is invalidated once, and they are forgotten:
 /// 16 bytes each, 1 MiB in all.
-const MOST_SCOPES: usize = 1 << 16;
+pub(crate) const MOST_SCOPES: usize = 1 << 16;
 
 /// Which answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,7 +58,8 @@ impl Scope {
     }
 }
 
-const ALL: u64 = 0;
+/// The number of [`Scope::All`].
+pub(crate) const ALL: u64 = 0;
 
 pub(crate) fn tenant_number(name: &str) -> u64 {
     xxh3_64_with_seed(name.as_bytes(), 1).max(1)
@@ -150,6 +151,14 @@ impl Epochs {
             state.all = fresh;
         }
         state.scopes.insert(scope, epoch);
+    }
+
+    /// Takes over what another place says of all scopes: those that it does not name have had no
+    /// epoch. Nobody is told.
+    #[cfg(feature = "redis")]
+    pub(crate) fn replace(&self, mut scopes: HashMap<u64, u64>) {
+        let all = scopes.remove(&ALL).unwrap_or_else(|| self.draw()).max(1);
+        *self.state.write() = State { all, scopes };
     }
 
     /// Calls `listener`, in place of any other, with the scope's number and its epoch at every

@@ -33,6 +33,7 @@
 //!   another.
 //! * [`models::ModelCache`] keeps several models in a budget of memory, and is of use by itself.
 //! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
+//!   another. `RedisStore` (feature `redis`) is one that several hosts share.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -116,6 +117,8 @@ pub use layer::{CacheLayer, CacheLayerBuilder, Semantic};
 pub use policy::Policy;
 pub use stats::CacheStats;
 pub use store::memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "redis")]
+pub use store::redis::{RedisBuildError, RedisStore, RedisStoreBuilder};
 pub use store::tiered::Tiered;
 pub use store::{LookingUp, Lookup, Store, StoreStats};
 pub use trace::{Source, Trace};

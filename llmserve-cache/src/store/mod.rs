@@ -1,6 +1,8 @@
 //! Where answers are kept: the contract.
 
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod tiered;
 
 use std::pin::Pin;
