@@ -38,7 +38,10 @@ impl Noise {
     fn vector(&mut self) -> Vec<f32> {
         let mut vector: Vec<f32> = (0..DIMENSIONS)
             .map(|_| {
-                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                self.0 = self
+                    .0
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
             })
             .collect();
@@ -50,7 +53,11 @@ impl Noise {
 
 /// Rows `scan …` and `veto …`.
 pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
-    let sizes: &[usize] = if quick { &[10_000] } else { &[10_000, 100_000, 300_000, 1_000_000] };
+    let sizes: &[usize] = if quick {
+        &[10_000]
+    } else {
+        &[10_000, 100_000, 300_000, 1_000_000]
+    };
     for size in sizes {
         scan(report, *size)?;
     }
@@ -106,7 +113,10 @@ fn scan(report: &mut Report, size: usize) -> Result<(), Box<dyn Error>> {
             ("lookup_ms", ours.into()),
             ("f32_ms", theirs.into()),
             ("f32_over_ours", (theirs / ours).into()),
-            ("recall_at_10", (right as f64 / (QUERIES * NEAREST) as f64).into()),
+            (
+                "recall_at_10",
+                (right as f64 / (QUERIES * NEAREST) as f64).into(),
+            ),
             ("insert_us", insert.into()),
         ],
     );
@@ -145,7 +155,10 @@ fn vetoes(report: &mut Report) {
         let words = text.split_whitespace().count();
         report.row(
             &format!("veto {name}"),
-            &[("words", words.into()), ("veto_us", median(times.into_iter()).into())],
+            &[
+                ("words", words.into()),
+                ("veto_us", median(times.into_iter()).into()),
+            ],
         );
     }
 }

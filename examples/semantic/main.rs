@@ -73,7 +73,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(texts) = args.threshold {
         threshold.texts = texts;
     }
-    let index = SemanticIndex::builder(embedder.clone()).threshold(threshold).build()?;
+    let index = SemanticIndex::builder(embedder.clone())
+        .threshold(threshold)
+        .build()?;
     let published = concat!(env!("CARGO_MANIFEST_DIR"), "/data/semantic_pairs.jsonl");
     let pairs = Pair::read(&args.pairs.unwrap_or_else(|| published.into()))?;
 
@@ -145,7 +147,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let ours = format!("cosine >= {} and no veto", threshold.texts);
         row(&ours, true_hits, false_hits);
         row(&format!("cosine >= {PLAIN}"), plain_true, plain_false);
-        println!("of {} pairs that are the same and {} that are not", same.pairs, other.pairs);
+        println!(
+            "of {} pairs that are the same and {} that are not",
+            same.pairs, other.pairs
+        );
     }
     Ok(())
 }
