@@ -97,6 +97,10 @@ fn a_word_in_anothers_place_is_compared_by_itself() {
         "How do I varnish the long and heavy kitchen knives?",
     );
     assert_eq!(found.expect("one").veto(), Some(Veto::Wording));
+    // Also where one of the two is a word that often says nothing.
+    insert(&index, 2, "How large should a tip be in a restaurant?", 2);
+    let found = lookup(&index, 2, "How large should a plate be in a restaurant?");
+    assert_eq!(found.expect("one").veto(), Some(Veto::Wording));
 }
 
 #[test]

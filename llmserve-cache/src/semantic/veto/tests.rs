@@ -125,6 +125,7 @@ fn negations_and_opposites() {
             ("Taxes before retirement", "Taxes after retirement"),
             ("Numbers above zero", "Numbers below zero"),
             ("Who won?", "Who lost?"),
+            ("Who sings tonight?", "Who sang last night?"),
             ("Buying a house", "Selling a house"),
             ("Upload it", "Download it"),
             ("Which are mandatory?", "Which are optional?"),

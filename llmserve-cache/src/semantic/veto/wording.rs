@@ -29,6 +29,17 @@ pub(crate) fn wording(focus: &Focus<'_>) -> Wording {
         words.iter().filter(content).count()
     };
     let (of_a, of_b) = apart(&a, &b);
+    // A word for a word: "a tip" and "a discount", though "tip" alone often asks for no more than
+    // "idea" does.
+    if let ([in_a], [in_b]) = (of_a, of_b)
+        && content(of_a) + content(of_b) > 0
+    {
+        return Wording {
+            a: a.form(in_a).to_owned(),
+            b: b.form(in_b).to_owned(),
+            replaced: true,
+        };
+    }
     let replaced = (1..=2).contains(&content(of_a)) && (1..=2).contains(&content(of_b));
     Wording {
         a: own(&a, &b),

@@ -101,6 +101,7 @@ pub(super) const OPPOSITES: &[&str] = &[
     "arrive arrival / depart departure leave",
     "enter / exit leave",
     "entrance entry / exit",
+    "tonight today tomorrow currently / yesterday ago last",
     "start begin launch / stop end finish quit",
     "beginning start / end ending",
     "buy purchase buyer / sell seller",
