@@ -11,6 +11,7 @@ use std::time::Duration;
 use llmserve_core::{
     Event, FinishReason, Finished, Started, TextEvent, Timings, TokenEvent, TokenLogprobs, Usage,
 };
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
 /// One event. The order of variants and fields is the format: see
@@ -71,24 +72,31 @@ pub(crate) fn write(event: &Event, out: &mut Vec<u8>) -> bool {
         _ => return false,
     };
     let before = out.len();
-    let written = postcard::to_extend(&record, Appended(&mut *out)).is_ok();
+    let written = postcard::serialize_with_flavor(&record, Appended(&mut *out)).is_ok();
     if !written {
         out.truncate(before);
     }
     written
 }
 
+/// Appends many bytes at a time, where an `Extend` would be fed one by one.
 struct Appended<'a>(&'a mut Vec<u8>);
 
-impl Extend<u8> for Appended<'_> {
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
-    }
-}
+impl Flavor for Appended<'_> {
+    type Output = ();
 
-impl<'b> Extend<&'b u8> for Appended<'_> {
-    fn extend<I: IntoIterator<Item = &'b u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod index;
 mod nearest;
 mod quantised;
+mod remembering;
 mod scan;
 mod shelf;
 mod threshold;

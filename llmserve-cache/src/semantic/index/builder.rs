@@ -6,6 +6,7 @@ use llmserve_core::Embedder;
 use parking_lot::RwLock;
 
 use super::super::error::IndexError;
+use super::super::remembering::Remembering;
 use super::super::threshold::Threshold;
 use super::SemanticIndex;
 use super::state::State;
@@ -15,6 +16,9 @@ const DEFAULT_MAX_BYTES: usize = 96 << 20;
 /// A text has seldom more near neighbours that differ, and each costs microseconds.
 const DEFAULT_CANDIDATES: usize = 8;
 
+/// 5,000 texts of 384 dimensions, roughly.
+const DEFAULT_REMEMBER: usize = 8 << 20;
+
 /// The limits of a [`SemanticIndex`].
 #[must_use = "an index is made by build()"]
 pub struct SemanticIndexBuilder {
@@ -22,6 +26,7 @@ pub struct SemanticIndexBuilder {
     threshold: Threshold,
     candidates: usize,
     max_bytes: usize,
+    remember: usize,
 }
 
 impl SemanticIndexBuilder {
@@ -31,6 +36,7 @@ impl SemanticIndexBuilder {
             embedder,
             candidates: DEFAULT_CANDIDATES,
             max_bytes: DEFAULT_MAX_BYTES,
+            remember: DEFAULT_REMEMBER,
         }
     }
 
@@ -49,6 +55,13 @@ impl SemanticIndexBuilder {
     /// Most bytes held, over all namespaces: vectors, texts and bookkeeping. Default: 96 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
+        self
+    }
+
+    /// Bytes for vectors of texts that were embedded lately, so that what is asked again and again
+    /// in other words than an entry's is embedded once. 0 remembers none. Default: 8 MiB.
+    pub fn remember(mut self, bytes: usize) -> Self {
+        self.remember = bytes;
         self
     }
 
@@ -87,8 +100,12 @@ impl SemanticIndexBuilder {
             }
         }
         let state = State::new(self.embedder.dimensions(), self.max_bytes);
+        let embedder = match self.remember {
+            0 => self.embedder,
+            bytes => Arc::new(Remembering::new(self.embedder, bytes)),
+        };
         Ok(SemanticIndex {
-            embedder: self.embedder,
+            embedder,
             threshold: self.threshold,
             candidates: self.candidates,
             state: RwLock::new(state),
@@ -103,6 +120,7 @@ impl std::fmt::Debug for SemanticIndexBuilder {
             .field("threshold", &self.threshold)
             .field("candidates", &self.candidates)
             .field("max_bytes", &self.max_bytes)
+            .field("remember", &self.remember)
             .finish()
     }
 }
