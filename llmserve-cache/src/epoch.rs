@@ -155,7 +155,7 @@ impl Epochs {
 
     /// Takes over what another place says of all scopes: those that it does not name have had no
     /// epoch. Nobody is told.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "disk"))]
     pub(crate) fn replace(&self, mut scopes: HashMap<u64, u64>) {
         let all = scopes.remove(&ALL).unwrap_or_else(|| self.draw()).max(1);
         *self.state.write() = State { all, scopes };

@@ -30,10 +30,11 @@
 //! * [`Epochs`] make answers old by tenant, model or tag at once, wherever they are stored.
 //! * A [`Store`] that panics is a miss. A cache never makes a request fail.
 //! * [`MemoryStore`] keeps answers within a number of bytes; [`Tiered`] puts one store before
-//!   another.
+//!   another. `RedisStore` (feature `redis`) is one that several hosts share, and `DiskStore`
+//!   (feature `disk`) one that outlives the process.
+//! * [`semantic`] finds questions that mean the same, and tells apart those that only look so.
 //! * [`models::ModelCache`] keeps several models in a budget of memory, and is of use by itself.
 //! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
-//!   another. `RedisStore` (feature `redis`) is one that several hosts share.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -116,6 +117,8 @@ pub use key::Key;
 pub use layer::{CacheLayer, CacheLayerBuilder, Semantic};
 pub use policy::Policy;
 pub use stats::CacheStats;
+#[cfg(feature = "disk")]
+pub use store::disk::{DiskBuildError, DiskStore, DiskStoreBuilder};
 pub use store::memory::{MemoryStore, MemoryStoreBuilder};
 #[cfg(feature = "redis")]
 pub use store::redis::{RedisBuildError, RedisStore, RedisStoreBuilder};

@@ -1,6 +1,10 @@
 //! Where answers are kept: the contract.
 
+#[cfg(feature = "disk")]
+pub(crate) mod disk;
 pub(crate) mod memory;
+#[cfg(any(feature = "redis", feature = "disk"))]
+pub(crate) mod queue;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod tiered;

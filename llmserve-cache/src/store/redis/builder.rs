@@ -14,8 +14,9 @@ use super::client::{Source, Terms};
 use super::epochs::{self, Sync};
 use super::error::RedisBuildError;
 use super::link::{self, Link};
-use super::writes::{self, Backlog, Queue, Write};
+use super::writes;
 use super::{RedisStore, Shared};
+use crate::store::queue::{Backlog, Queue, Write};
 
 /// The settings of a [`RedisStore`].
 ///

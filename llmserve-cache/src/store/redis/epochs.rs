@@ -22,8 +22,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Shared;
 use super::client::Connection;
 use super::link::too_late;
-use super::writes::Backlog;
 use crate::epoch::{ALL, Epochs, MOST_SCOPES};
+use crate::store::queue::Backlog;
 
 /// No scope's number: they are all digits.
 const REVISION: &str = "rev";

@@ -32,7 +32,7 @@ use self::breaker::Breaker;
 use self::client::Source;
 use self::epochs::Sync;
 use self::link::{Link, Live, too_late};
-use self::writes::{Backlog, Queue, Write};
+use super::queue::{Backlog, Queue, Write};
 use super::{Lookup, Store, StoreStats};
 use crate::entry::{Entry, Unusable};
 use crate::epoch::Epochs;

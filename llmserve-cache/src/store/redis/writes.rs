@@ -1,11 +1,8 @@
-//! What is to be stored, on its way.
+//! Sending what is to be stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use redis::cmd;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -13,103 +10,11 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::link::too_late;
-use crate::entry::Entry;
 use crate::key::Key;
+use crate::store::queue::Write;
 
 /// Writes that are sent together.
 const AT_ONCE: usize = 256;
-
-pub(super) enum Write {
-    Put(Entry),
-    Remove(Arc<Key>),
-}
-
-impl Write {
-    fn key(&self) -> &Arc<Key> {
-        match self {
-            Write::Put(entry) => &entry.key,
-            Write::Remove(key) => key,
-        }
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Write::Put(entry) => entry.size(),
-            Write::Remove(key) => key.bytes().len(),
-        }
-    }
-}
-
-/// What is queued or being sent.
-#[derive(Default)]
-pub(super) struct Backlog {
-    writes: Mutex<usize>,
-    bytes: AtomicUsize,
-    changed: Condvar,
-}
-
-impl Backlog {
-    /// Something that [`wait`](Self::wait) waits for may be so now.
-    pub(super) fn changed(&self) {
-        let _writes = self.writes.lock();
-        self.changed.notify_all();
-    }
-
-    /// Waits until no write is left and `done` holds, at most for `limit`.
-    pub(super) fn wait(&self, limit: Duration, done: impl Fn() -> bool) -> bool {
-        let until = Instant::now() + limit;
-        let mut writes = self.writes.lock();
-        while *writes > 0 || !done() {
-            if self.changed.wait_until(&mut writes, until).timed_out() {
-                return *writes == 0 && done();
-            }
-        }
-        true
-    }
-
-    fn left(&self, writes: usize, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        *self.writes.lock() -= writes;
-        self.changed();
-    }
-}
-
-/// The near end, which never waits.
-pub(super) struct Queue {
-    sender: mpsc::Sender<Write>,
-    backlog: Arc<Backlog>,
-    most_bytes: usize,
-}
-
-impl Queue {
-    pub(super) fn new(
-        length: usize,
-        most_bytes: usize,
-        backlog: Arc<Backlog>,
-    ) -> (Self, mpsc::Receiver<Write>) {
-        let (sender, receiver) = mpsc::channel(length);
-        let queue = Self {
-            sender,
-            backlog,
-            most_bytes,
-        };
-        (queue, receiver)
-    }
-
-    /// False: there is no room.
-    pub(super) fn offer(&self, write: Write) -> bool {
-        let size = write.size();
-        let before = self.backlog.bytes.fetch_add(size, Ordering::Relaxed);
-        *self.backlog.writes.lock() += 1;
-        // One alone is let in, whatever its size.
-        let fits = before == 0 || before.saturating_add(size) <= self.most_bytes;
-        let taken = fits && self.sender.try_send(write).is_ok();
-        if !taken {
-            self.backlog.left(1, size);
-        }
-        taken
-    }
-}
 
 /// Sends what is queued, until the queue is dropped and empty.
 pub(super) async fn send(shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) {

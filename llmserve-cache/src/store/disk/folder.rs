@@ -1,0 +1,167 @@
+//! The folder of a store: who has it, what stays in it, and its epochs.
+//!
+//! ```text
+//!  folder/lock            held while a store has it open
+//!  folder/epochs          checksum and epochs, replaced as a whole
+//!  folder/blocks-<size>/  the entries, as foyer keeps them
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::error::DiskBuildError;
+use crate::epoch::{ALL, Epochs};
+
+/// The first bytes of the epochs' file; the last digit is its format.
+const MAGIC: [u8; 8] = *b"lsepoch1";
+
+const BLOCKS: &str = "blocks-";
+
+/// How foyer names a block's file, before its number.
+const BLOCK_FILE: &str = "foyer-storage-direct-fs-";
+
+/// An open folder. Nobody else opens it until it is dropped.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Self, DiskBuildError> {
+        let failed = |error: io::Error| DiskBuildError::Folder {
+            folder: path.to_owned(),
+            reason: error.to_string(),
+        };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(DiskBuildError::InUse {
+                folder: path.to_owned(),
+            }),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Where blocks of this size are, at most so many; all others are removed.
+    pub(super) fn blocks(&self, size: usize, most: usize) -> io::Result<PathBuf> {
+        let own = format!("{BLOCKS}{size}");
+        for file in fs::read_dir(&self.path)? {
+            let file = file?;
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(BLOCKS) && name != own {
+                fs::remove_dir_all(file.path())?;
+            }
+        }
+        let blocks = self.path.join(own);
+        fs::create_dir_all(&blocks)?;
+        let mut in_use = Vec::new();
+        for file in fs::read_dir(&blocks)? {
+            let file = file?;
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            let number = name.strip_prefix(BLOCK_FILE);
+            let number = number.and_then(|digits| digits.parse::<usize>().ok());
+            if number.is_none_or(|number| number >= most) {
+                fs::remove_file(file.path())?;
+            } else if begins(&file.path())? {
+                in_use.push((file.metadata()?.modified()?, file.path()));
+            }
+        }
+        // Foyer clears the oldest block when it takes the last free one. Killed between the two it
+        // has none, and would wait for one for ever.
+        if in_use.len() == most
+            && let Some((_, oldest)) = in_use.iter().min()
+        {
+            fs::remove_file(oldest)?;
+        }
+        Ok(blocks)
+    }
+
+    /// Forgets every entry.
+    pub(super) fn clear(&self, size: usize) -> io::Result<()> {
+        fs::remove_dir_all(self.path.join(format!("{BLOCKS}{size}")))
+    }
+
+    /// The epochs that count here: those of last time, or, if they are not to be read, new ones, by
+    /// which everything is old. From then on every change is on disk before it returns.
+    pub(super) fn epochs(&self) -> io::Result<Arc<Epochs>> {
+        let epochs = Arc::<Epochs>::default();
+        let path = self.path.join("epochs");
+        match fs::read(&path).ok().and_then(|bytes| parse(&bytes)) {
+            Some(known) => epochs.replace(known),
+            None => write(&path, &epochs)?,
+        }
+        let (here, writing) = (Arc::downgrade(&epochs), Mutex::new(()));
+        epochs.listen(move |_, _| {
+            let _writing = writing.lock();
+            let Some(epochs) = here.upgrade() else { return };
+            if write(&path, &epochs).is_err() {
+                // No epochs are better than old ones: next time everything is old. A full disk
+                // has room for that.
+                let _ = fs::remove_file(&path);
+            }
+        });
+        Ok(epochs)
+    }
+}
+
+/// Whether anything stands at the beginning of a block's file.
+fn begins(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(64).read_to_end(&mut head)?;
+    Ok(head.iter().any(|byte| *byte != 0))
+}
+
+fn write(path: &Path, epochs: &Epochs) -> io::Result<()> {
+    let mut numbers = Vec::new();
+    for (scope, epoch) in epochs.snapshot() {
+        numbers.extend_from_slice(&scope.to_le_bytes());
+        numbers.extend_from_slice(&epoch.to_le_bytes());
+    }
+    let next = path.with_extension("next");
+    let mut file = File::create(&next)?;
+    file.write_all(&MAGIC)?;
+    file.write_all(&xxh3_64(&numbers).to_le_bytes())?;
+    file.write_all(&numbers)?;
+    file.sync_all()?;
+    fs::rename(&next, path)?;
+    // The name is the folder's to keep.
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<HashMap<u64, u64>> {
+    let (checksum, numbers) = bytes.strip_prefix(&MAGIC)?.split_first_chunk()?;
+    if u64::from_le_bytes(*checksum) != xxh3_64(numbers) {
+        return None;
+    }
+    let (pairs, rest) = numbers.as_chunks::<16>();
+    let known: HashMap<u64, u64> = pairs
+        .iter()
+        .filter_map(|pair| {
+            let (scope, epoch) = pair.split_first_chunk()?;
+            let epoch = epoch.first_chunk()?;
+            Some((u64::from_le_bytes(*scope), u64::from_le_bytes(*epoch)))
+        })
+        .collect();
+    (rest.is_empty() && known.contains_key(&ALL)).then_some(known)
+}
