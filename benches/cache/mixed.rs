@@ -33,6 +33,9 @@ struct Ask {
     question: Option<usize>,
 }
 
+/// A name, whether prefix blocks and exact answers are kept, and what compares by meaning.
+type Level = (&'static str, bool, bool, Option<Arc<dyn Embedder>>);
+
 /// What one run came to.
 #[derive(Default)]
 struct Seen {
@@ -54,7 +57,7 @@ pub(crate) fn run(
     let count = if quick { 60 } else { 600 };
     let asks = asks(count)?;
     let hashed: Arc<dyn Embedder> = Arc::new(HashedNgrams::default());
-    let mut levels: Vec<(&str, bool, bool, Option<Arc<dyn Embedder>>)> = vec![
+    let mut levels: Vec<Level> = vec![
         ("nothing", false, false, None),
         ("prefix blocks", true, false, None),
         ("+ exact, single flight", true, true, None),
