@@ -17,8 +17,9 @@ const FORMAT: u8 = 3;
 /// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`,
 /// `skip_special_tokens`, and of `routing` what may change who answers: `regions`, `needs`, `max_cost`, `min_quality`, `latency_budget`,
 /// `tier`. Left out are `id`, `priority` and `deadline`: they change when an answer comes, not what
-/// it is, and an answer that a deadline cut off is not stored; and of `routing` the `session` and
-/// the `origin`.
+/// it is, and an answer that a deadline cut off is not stored; of `routing` the `session` and the
+/// `origin`; and `speculative` and `draft_depth`, which change no answer by default. Around an
+/// engine that verifies by rejection they do: such an engine wants a namespace of its own.
 ///
 /// Two keys are equal when all their bytes are. The hash, XXH3-128 of the bytes, is stable across
 /// processes and machines, and is not secret: whoever looks up by it alone must compare

@@ -61,6 +61,11 @@ impl Answer {
         self.summary.took
     }
 
+    /// Whether nothing was said: what stands in the place of a forgotten answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.summary.events == 0
+    }
+
     pub(crate) fn read(&self, cursor: &mut Cursor) -> Option<Event> {
         log::read(self.started.as_ref(), &self.body, cursor)
     }

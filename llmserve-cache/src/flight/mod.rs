@@ -139,7 +139,9 @@ impl<W: Work> Flight<W> {
     /// A seat for one more; none if there is nothing to listen to any more.
     fn join(self: &Arc<Self>) -> Option<Seat<W>> {
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Over(_)) || state.cut.is_some() {
+        // What has ended well can be heard from its beginning until its answer is in the store.
+        let lost = matches!(state.phase, Phase::Over(Over::Failed(_) | Over::Abandoned));
+        if lost || state.cut.is_some() {
             return None;
         }
         let number = state.seats.take();
@@ -225,41 +227,43 @@ impl<W: Work> Seat<W> {
         drop(state);
         let waker = Waker::from(self.flight.clone());
         let mut inner = Context::from_waker(&waker);
-        loop {
-            let progress = catch_unwind(AssertUnwindSafe(|| work.poll(&mut inner)))
-                .unwrap_or_else(|panic| Poll::Ready(Progress::Failed(panicked(&*panic))));
-            let mut state = self.flight.state.lock();
-            let poked = matches!(state.phase, Phase::Driven { poked: true });
-            match progress {
-                // Woken while it was polled: nobody else will be.
-                Poll::Pending if poked => {
-                    state.phase = Phase::Driven { poked: false };
-                }
-                Poll::Pending => {
-                    state.phase = Phase::Idle(work);
-                    return Poll::Pending;
-                }
-                Poll::Ready(Progress::Event(event)) => {
-                    let turn = match state.note(event, self.starter, &mut self.cursor) {
-                        Ok(turn) => turn,
-                        Err(over) => return Poll::Ready(self.land(state, over, work)),
-                    };
-                    state.phase = Phase::Idle(work);
-                    let wakers = state.seats.wakers();
-                    drop(state);
-                    wakers.wake();
-                    return Poll::Ready(turn);
-                }
-                Poll::Ready(Progress::Found(found)) => {
-                    return Poll::Ready(self.land(state, Over::Found(found), work));
-                }
-                Poll::Ready(Progress::Failed(error)) => {
-                    return Poll::Ready(self.land(state, Over::Failed(error), work));
-                }
-                Poll::Ready(Progress::Ended) => {
-                    return Poll::Ready(self.land(state, Over::Ended, work));
-                }
+        let progress = catch_unwind(AssertUnwindSafe(|| work.poll(&mut inner)))
+            .unwrap_or_else(|panic| Poll::Ready(Progress::Failed(panicked(&*panic))));
+        let mut state = self.flight.state.lock();
+        let poked = matches!(state.phase, Phase::Driven { poked: true });
+        match progress {
+            // Woken while it was polled, and that waker has been used up: everybody's, the
+            // driver's among them, is woken instead. Not polled again here, as some work means
+            // by it that its executor shall go on first.
+            Poll::Pending if poked => {
+                state.phase = Phase::Idle(work);
+                let wakers = state.seats.wakers();
+                drop(state);
+                wakers.wake();
+                Poll::Pending
             }
+            Poll::Pending => {
+                state.phase = Phase::Idle(work);
+                Poll::Pending
+            }
+            Poll::Ready(Progress::Event(event)) => {
+                let turn = match state.note(event, self.starter, &mut self.cursor) {
+                    Ok(turn) => turn,
+                    Err(over) => return Poll::Ready(self.land(state, over, work)),
+                };
+                state.phase = Phase::Idle(work);
+                let wakers = state.seats.wakers();
+                drop(state);
+                wakers.wake();
+                Poll::Ready(turn)
+            }
+            Poll::Ready(Progress::Found(found)) => {
+                Poll::Ready(self.land(state, Over::Found(found), work))
+            }
+            Poll::Ready(Progress::Failed(error)) => {
+                Poll::Ready(self.land(state, Over::Failed(error), work))
+            }
+            Poll::Ready(Progress::Ended) => Poll::Ready(self.land(state, Over::Ended, work)),
         }
     }
 
@@ -274,7 +278,7 @@ impl<W: Work> Seat<W> {
         // Kept before it is told that it ended, and before the work, which is the inner service's
         // code, is dropped.
         if let Some(landing) = landing {
-            landing(answer);
+            let _ = catch_unwind(AssertUnwindSafe(|| landing(answer)));
         }
         wakers.wake();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(work)));
@@ -351,7 +355,7 @@ impl<W: Work> Drop for Seat<W> {
         let landing = state.landing.take();
         drop(state);
         if let Some(landing) = landing {
-            landing(None);
+            let _ = catch_unwind(AssertUnwindSafe(|| landing(None)));
         }
         let _ = catch_unwind(AssertUnwindSafe(|| drop(abandoned)));
     }

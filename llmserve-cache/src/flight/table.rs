@@ -20,6 +20,8 @@ pub(crate) struct Terms {
     pub(crate) ends: Option<Time>,
     /// Lower is sooner.
     pub(crate) priority: i32,
+    /// Whether another run would say the same.
+    pub(crate) repeats: bool,
 }
 
 impl Terms {
@@ -28,8 +30,9 @@ impl Terms {
     /// what it has not said by then, another run says.
     fn allow(&self, run: &Terms) -> bool {
         let within = match (self.ends, run.ends) {
-            (None, _) => true,
-            (Some(mine), Some(its)) => its <= mine,
+            (None, None) => true,
+            (None, Some(_)) => self.repeats,
+            (Some(mine), Some(its)) => its == mine || (its < mine && self.repeats),
             (Some(_), None) => false,
         };
         within && run.priority <= self.priority
@@ -40,13 +43,11 @@ impl Terms {
 pub(crate) struct Flights<W: Work>(Mutex<HashMap<Arc<Key>, Arc<Flight<W>>>>);
 
 /// How a request comes to its answer.
-pub(crate) enum Boarded<W: Work, T> {
+pub(crate) enum Boarded<W: Work> {
     /// Somebody else runs it.
     Joined(Seat<W>),
     /// It is a starter; the flight waits for its work.
     Started(Seat<W>),
-    /// It needs no run.
-    Known(T),
 }
 
 impl<W: Work> Default for Flights<W> {
@@ -56,16 +57,13 @@ impl<W: Work> Default for Flights<W> {
 }
 
 impl<W: Work> Flights<W> {
-    /// A seat in the run of `key`, or in a new one that `start` makes. `known` is asked before a
-    /// new run, with no run able to land meanwhile: one that has landed since the caller looked
-    /// has left its answer there.
-    pub(crate) fn board<T>(
+    /// A seat in the run of `key`, or in a new one that `start` makes.
+    pub(crate) fn board(
         &self,
         key: &Arc<Key>,
         terms: Terms,
-        known: impl FnOnce() -> Option<T>,
         start: impl FnOnce() -> Seat<W>,
-    ) -> Boarded<W, T> {
+    ) -> Boarded<W> {
         let mut flights = self.0.lock();
         match flights.entry(key.clone()) {
             Entry::Occupied(mut there) => {
@@ -86,9 +84,6 @@ impl<W: Work> Flights<W> {
                 Boarded::Started(seat)
             }
             Entry::Vacant(free) => {
-                if let Some(known) = known() {
-                    return Boarded::Known(known);
-                }
                 let seat = start();
                 free.insert(seat.flight().clone());
                 Boarded::Started(seat)

@@ -84,6 +84,7 @@ mod interleavings {
             stamp: Stamp::default(),
             ends: None,
             priority: 0,
+            repeats: true,
         }
     }
 

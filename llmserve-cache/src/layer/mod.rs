@@ -91,6 +91,9 @@ pub(crate) struct Shared {
     flights: Flights<Run>,
 }
 
+/// Longer than any store takes to write what waits.
+const TOMBSTONE: Duration = Duration::from_secs(60);
+
 type Tags = dyn Fn(&Request) -> Vec<String> + Send + Sync;
 type OnAnswer = dyn Fn(Option<&str>, Source) + Send + Sync;
 
@@ -120,9 +123,14 @@ impl CacheLayer {
 
     /// Forgets the answer to one request.
     pub fn forget(&self, request: &Request) {
-        if let Some(key) = Key::new(&self.shared.namespace, request) {
-            let key = Arc::new(key);
-            self.shared.guarded(|store| store.remove(&key));
+        let key = Key::new(&self.shared.namespace, request);
+        if let (Some(key), Some(nothing)) = (key, Answer::new(&[])) {
+            // Something old in its place, at once: a store that takes time to remove would find it
+            // until then, and a near one would keep what it found.
+            let stamp = self.shared.guarded(|store| store.epochs().draw());
+            let tombstone = Entry::new(Arc::new(key), nothing, Stamp(stamp.unwrap_or(0)));
+            let tombstone = tombstone.ttl(Some(TOMBSTONE));
+            self.shared.guarded(|store| store.put(tombstone));
         }
     }
 
@@ -164,16 +172,35 @@ impl Generate for CacheLayer {
 impl Shared {
     /// The stamp of a request's answer, were it begun now.
     fn stamp(&self, request: &Request) -> Stamp {
-        let tags = self.tags.as_ref().map(|tags| {
-            // Of a request whose tags are not known nothing can be invalidated by tag.
-            catch_unwind(AssertUnwindSafe(|| tags(request))).unwrap_or_default()
-        });
+        let tags = self.tags_of(request);
         let tenant = request.tenant.as_deref().map(tenant_number);
         let model = request.model.as_deref().map(model_number);
-        let tags = tags.iter().flatten().map(|tag| tag_number(tag));
+        let tags = tags.iter().map(|tag| tag_number(tag));
         let scopes = tenant.into_iter().chain(model).chain(tags);
         self.guarded(|store| store.epochs().stamp_of(scopes))
             .unwrap_or_default()
+    }
+
+    /// None of a request whose tags are not known: nothing of it can be invalidated by tag.
+    fn tags_of(&self, request: &Request) -> Vec<String> {
+        let tags = self.tags.as_ref();
+        let tags = tags.map(|tags| catch_unwind(AssertUnwindSafe(|| tags(request))));
+        tags.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What the store knows at once, now that no run of `key` can land unseen.
+    fn look_again(&self, key: &Arc<Key>, stamp: Stamp) -> Option<Found> {
+        match self.guarded(|store| store.get(key))? {
+            Lookup::Ready(Some(entry)) if entry.stamp == stamp => Some(Found {
+                answer: entry.answer,
+                source: Source::Exact { age: entry.age },
+            }),
+            Lookup::Ready(_) => None,
+            Lookup::Pending(lookup) => {
+                self.guarded(|_| drop(lookup));
+                None
+            }
+        }
     }
 
     /// What the store knows at once, or the lookup.
@@ -188,9 +215,14 @@ impl Shared {
     /// What was found, if it still counts.
     fn fresh(&self, found: Option<Entry>, stamp: Stamp) -> Option<Found> {
         let entry = found?;
+        if entry.answer.is_empty() {
+            // Forgotten.
+            return None;
+        }
         if entry.stamp != stamp {
+            // Left where it is: the next answer takes its place, and whoever is behind with the
+            // epochs must not remove what is ahead of them.
             self.counters.stale();
-            self.guarded(|store| store.remove(&entry.key));
             return None;
         }
         Some(Found {
@@ -240,7 +272,7 @@ impl Shared {
 /// end together. The key says how much, as chance of its own would not be repeatable.
 fn jittered(ttl: Duration, jitter: f64, key: &Key) -> Duration {
     let chance = (key.hash128() >> 64) as u64 as f64 / u64::MAX as f64;
-    ttl.mul_f64(1.0 - jitter * chance)
+    ttl.saturating_sub(ttl.mul_f64(jitter * chance))
 }
 
 impl std::fmt::Debug for CacheLayer {

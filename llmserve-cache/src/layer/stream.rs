@@ -17,12 +17,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use llmserve_core::{Error, Event, Request, Time, Timings};
+use llmserve_core::{Error, Event, FinishReason, Request, Time, Timings};
 
 use super::work::{Asked, Run};
 use super::{LookingUp, Shared};
 use crate::answer::{Answer, Cursor};
-use crate::epoch::Stamp;
+use crate::epoch::{Stamp, tag_number};
 use crate::flight::{Boarded, Flight, Seat, Terms, Turn};
 use crate::key::Key;
 use crate::recorder::Recorder;
@@ -35,6 +35,9 @@ pub(crate) struct Cached {
     called: Time,
     trace: Trace,
     id: Option<String>,
+    /// When the first event and the first token were passed on, since the call.
+    started: Option<Duration>,
+    first_token: Option<Duration>,
     state: State,
 }
 
@@ -45,6 +48,7 @@ enum State {
         timings: Timings,
     },
     Listening(Listening),
+    Failed(Error),
     Ended,
 }
 
@@ -52,11 +56,9 @@ struct Listening {
     seat: Seat<Run>,
     /// To start over with; none for a starter.
     request: Option<Box<Request>>,
-    /// Events of an earlier run that this one must repeat before anything new is passed on.
-    owed: std::vec::IntoIter<Event>,
-    /// When the first event and the first token were passed on, since the call.
-    started: Option<Duration>,
-    first_token: Option<Duration>,
+    /// Events of an earlier run that this one must repeat, choice by choice, before anything new
+    /// is passed on.
+    owed: Vec<Event>,
 }
 
 impl Cached {
@@ -73,24 +75,37 @@ impl Cached {
             called,
             trace,
             id: request.id.clone(),
+            started: None,
+            first_token: None,
             state: State::Ended,
         };
         let stamp = this.shared.stamp(&request);
         match this.shared.look(&this.key, stamp) {
-            Ok(Some(found)) => this.replay(found),
+            Ok(Some(found)) => this.replay(found, Vec::new()),
             Ok(None) => this.board(request, stamp, None, None),
             Err(lookup) => this.board(request, stamp, Some(lookup), None),
         }
         this
     }
 
-    fn replay(&mut self, found: Found) {
+    /// Tells an answer that is there, but for what was passed on already.
+    fn replay(&mut self, found: Found, mut owed: Vec<Event>) {
         let shared = &self.shared;
-        shared.tell(&self.trace, &self.id, found.source, Some(&found.answer));
+        if self.trace.source().is_none() {
+            shared.tell(&self.trace, &self.id, found.source, Some(&found.answer));
+        }
+        let mut cursor = Cursor::default();
+        while !owed.is_empty() {
+            let next = found.answer.read(&mut cursor);
+            if !next.is_some_and(|event| repeats(&mut owed, &event) == Repeat::Said) {
+                self.state = State::Failed(not_repeated());
+                return;
+            }
+        }
         let after = shared.clock.now().saturating_sub(self.called);
         self.state = State::Replaying {
             answer: found.answer,
-            cursor: Cursor::default(),
+            cursor,
             timings: Timings {
                 queue: after,
                 time_to_first_token: after,
@@ -114,15 +129,20 @@ impl Cached {
                 .deadline
                 .map(|left| self.called.saturating_add(left)),
             priority: request.priority,
+            repeats: request.sampling.is_greedy() || request.sampling.seed.is_some(),
         };
         let asked = match &shared.semantic {
             // What an earlier run has said must be repeated, not something that means the same.
-            Some(level) if heard.is_none() => level.question(&shared.namespace, &request),
+            Some(level) if heard.is_none() => {
+                let tags = shared.tags_of(&request);
+                let tags = tags.iter().fold(0, |all, tag| all ^ tag_number(tag));
+                level.question(&shared.namespace, &request, tags)
+            }
             _ => None,
         };
         let asked = Arc::new(Asked::new(asked));
+        let recorder = Recorder::new(shared.policy.clone(), request.n, shared.room(&self.key));
         let start = || {
-            let recorder = Recorder::new(shared.policy.clone(), request.n, shared.room(&self.key));
             let (landed, key) = (shared.clone(), self.key.clone());
             let asked = asked.clone();
             Flight::prepare(
@@ -138,19 +158,23 @@ impl Cached {
             )
         };
         let boarded = if shared.single_flight {
-            // Where the store takes time, whoever listens waits for the starter's lookup.
-            let known = || match &lookup {
-                None => shared.look(&self.key, stamp).ok().flatten(),
-                Some(_) => None,
-            };
-            shared.flights.board(&self.key, terms, known, start)
+            shared.flights.board(&self.key, terms, start)
         } else {
             Boarded::Started(start())
         };
         let (seat, request) = match boarded {
-            Boarded::Known(found) => return self.replay(found),
             Boarded::Joined(seat) => (seat, Some(Box::new(request))),
             Boarded::Started(seat) => {
+                // A run that has landed since the store was asked has left its answer there. Where
+                // the store takes time, whoever listens waits for the starter's lookup.
+                let known = match &lookup {
+                    None if shared.single_flight => shared.look_again(&self.key, stamp),
+                    _ => None,
+                };
+                if let Some(found) = known {
+                    seat.launch(Run::known(shared, stamp, found.clone()));
+                    return self.replay(found, heard.unwrap_or_default());
+                }
                 if lookup.is_none() {
                     shared.counters.exact_miss();
                     if asked.question.is_none() {
@@ -171,9 +195,7 @@ impl Cached {
         self.state = State::Listening(Listening {
             seat,
             request,
-            owed: heard.unwrap_or_default().into_iter(),
-            started: None,
-            first_token: None,
+            owed: heard.unwrap_or_default(),
         });
     }
 
@@ -211,27 +233,56 @@ impl Stream for Cached {
                     return Poll::Ready(event.map(Ok));
                 }
                 State::Listening(listening) => listening,
-                State::Ended => return Poll::Ready(None),
+                State::Failed(_) | State::Ended => {
+                    return Poll::Ready(match std::mem::replace(&mut this.state, State::Ended) {
+                        State::Failed(error) => Some(Err(error)),
+                        _ => None,
+                    });
+                }
             };
             let Poll::Ready(turn) = listening.seat.poll(cx) else {
                 return Poll::Pending;
             };
             let starter = listening.seat.is_starter();
             match turn {
-                Turn::Event(event) => {
-                    if let Some(owed) = listening.owed.next() {
-                        if same(&owed, &event) {
-                            continue;
+                Turn::Event(mut event) => {
+                    if !listening.owed.is_empty() {
+                        if let Event::Finished(finished) = &mut event
+                            && finished.reason == FinishReason::Deadline
+                        {
+                            // Its own deadline, before the run had repeated what it was to. What
+                            // the run held back may have been passed on already.
+                            finished.text.clear();
+                        } else {
+                            match repeats(&mut listening.owed, &event) {
+                                Repeat::Said => continue,
+                                Repeat::New => {}
+                                Repeat::Other => {
+                                    this.state = State::Failed(not_repeated());
+                                    continue;
+                                }
+                            }
                         }
-                        this.state = State::Ended;
-                        return Poll::Ready(Some(Err(not_repeated())));
                     }
-                    let now = this.shared.clock.now().saturating_sub(this.called);
-                    let event = listening.pass(event, now);
+                    let event = if starter && this.started.is_none() {
+                        event
+                    } else {
+                        this.pass(event)
+                    };
                     this.tell(starter);
                     return Poll::Ready(Some(Ok(event)));
                 }
-                Turn::Found(found) => this.replay(found),
+                Turn::Found(found) => {
+                    let owed = std::mem::take(&mut listening.owed);
+                    match (listening.request.take(), found.source) {
+                        // What means the same does not go on where the other left off.
+                        (Some(request), Source::Semantic { .. }) if !owed.is_empty() => {
+                            let stamp = this.shared.stamp(&request);
+                            this.board(*request, stamp, None, Some(owed));
+                        }
+                        _ => this.replay(found, owed),
+                    }
+                }
                 Turn::Failed(error) => {
                     this.tell(starter);
                     this.state = State::Ended;
@@ -243,7 +294,8 @@ impl Stream for Cached {
                     return Poll::Ready(None);
                 }
                 Turn::Leave => {
-                    let heard = listening.seat.heard();
+                    let mut heard = listening.seat.heard();
+                    heard.append(&mut listening.owed);
                     let request = listening.request.take();
                     this.state = State::Ended;
                     if let Some(request) = request {
@@ -256,12 +308,10 @@ impl Stream for Cached {
     }
 }
 
-impl Listening {
+impl Cached {
     /// An event as this listener gets it: the run's own timings are its starter's.
-    fn pass(&mut self, mut event: Event, now: Duration) -> Event {
-        if self.seat.is_starter() {
-            return event;
-        }
+    fn pass(&mut self, mut event: Event) -> Event {
+        let now = self.shared.clock.now().saturating_sub(self.called);
         let started = *self.started.get_or_insert(now);
         if matches!(event, Event::Token(_) | Event::Text(_)) {
             self.first_token.get_or_insert(now);
@@ -277,9 +327,42 @@ impl Listening {
     }
 }
 
+#[derive(PartialEq)]
+enum Repeat {
+    /// It was said before, and is struck off.
+    Said,
+    /// All that its choice owed has been said.
+    New,
+    /// It is not what was said before.
+    Other,
+}
+
+/// Whether `event` is what its choice owes next. Choices may take turns in another order.
+fn repeats(owed: &mut Vec<Event>, event: &Event) -> Repeat {
+    let of = |event: &Event| choice(event);
+    match owed.iter().position(|owed| of(owed) == of(event)) {
+        None => Repeat::New,
+        Some(place) if same(&owed[place], event) => {
+            owed.remove(place);
+            Repeat::Said
+        }
+        Some(_) => Repeat::Other,
+    }
+}
+
+fn choice(event: &Event) -> Option<usize> {
+    match event {
+        Event::Token(token) => Some(token.index),
+        Event::Text(text) => Some(text.index),
+        Event::Finished(finished) => Some(finished.index),
+        _ => None,
+    }
+}
+
 /// Whether a second run said what the first had, as far as a listener can tell.
 fn same(one: &Event, other: &Event) -> bool {
     match (one, other) {
+        (Event::Started(one), Event::Started(other)) => one.prompt_ids == other.prompt_ids,
         (Event::Finished(one), Event::Finished(other)) => {
             (one.index, &one.reason, &one.text) == (other.index, &other.reason, &other.text)
         }

@@ -79,10 +79,24 @@ enum Stage {
         /// How long after the call of the layer the inner service was called.
         behind: Duration,
     },
+    Known(Found),
     Failed(Option<Error>),
 }
 
 impl Run {
+    /// No run at all: it landed just now.
+    pub(super) fn known(shared: &Arc<Shared>, stamp: Stamp, found: Found) -> Self {
+        Self {
+            shared: shared.clone(),
+            called: Time::ZERO,
+            stamp,
+            request: None,
+            asked: Arc::default(),
+            gone: 0,
+            stage: Stage::Known(found),
+        }
+    }
+
     /// A run for `request`: at once, `behind` after the call of the layer, or if `lookup` and the
     /// question come to nothing.
     pub(super) fn new(
@@ -158,20 +172,26 @@ impl Run {
             }
             Some(Lookup::Ready(found)) => {
                 let found = self.shared.fresh(found, self.stamp);
-                self.fetched(near, found)
+                self.fetched(near, found, true)
             }
-            None => self.fetched(near, None),
+            None => self.fetched(near, None, false),
         }
     }
 
-    fn fetched(&mut self, near: Near, found: Option<Found>) -> Option<Found> {
+    /// `known`: the store has said so, and was not merely out of reach.
+    fn fetched(&mut self, near: Near, found: Option<Found>, known: bool) -> Option<Found> {
         let Some(Found { answer, source }) = found else {
-            // A dead neighbour must not stand before a living one.
-            if let Some(level) = &self.shared.semantic {
-                level.forget(&near);
+            match &self.shared.semantic {
+                // A dead neighbour must not stand before a living one.
+                Some(level) if known => {
+                    level.forget(&near);
+                    self.gone += 1;
+                    self.ask();
+                }
+                // A store that takes time says none too where it is out of reach for a moment, and
+                // that must not empty the index.
+                _ => self.give_up_asking(),
             }
-            self.gone += 1;
-            self.ask();
             return None;
         };
         if near.verify {
@@ -203,6 +223,7 @@ impl Work for Run {
                             None
                         }
                     };
+                    let there = found.is_some();
                     let found = self.shared.fresh(found, self.stamp);
                     let found = match std::mem::replace(&mut self.stage, Stage::Failed(None)) {
                         Stage::Looking(lookup) => {
@@ -218,7 +239,7 @@ impl Work for Run {
                         }
                         Stage::Fetching(near, lookup) => {
                             discard(&self.shared, lookup);
-                            self.fetched(near, found)
+                            self.fetched(near, found, there)
                         }
                         _ => None,
                     };
@@ -256,6 +277,7 @@ impl Work for Run {
                         None => Progress::Ended,
                     });
                 }
+                Stage::Known(found) => return Poll::Ready(Progress::Found(found.clone())),
                 Stage::Failed(error) => {
                     let error = error.take();
                     return Poll::Ready(error.map_or(Progress::Ended, Progress::Failed));

@@ -57,8 +57,11 @@ impl Embedder for Remembering {
                 vectors[place] = Some(vector);
             }
         }
-        // One for each text, or as many as an embedder that breaks its word gave.
-        Ok(vectors.into_iter().flatten().collect())
+        let all: Option<Vec<_>> = vectors.into_iter().collect();
+        all.ok_or_else(|| Error::Panicked {
+            part: "embedder",
+            message: "fewer vectors than texts".to_owned(),
+        })
     }
 }
 

@@ -126,7 +126,10 @@ impl Shelf {
         if k == 0 {
             return Vec::new();
         }
-        let most = (OVERSAMPLE * k).max(LEAST);
+        let most = k
+            .saturating_mul(OVERSAMPLE)
+            .max(LEAST)
+            .min(self.rows.max(1));
         let mut best = BinaryHeap::with_capacity(most + 1);
         let mut scores = [0.0; PAGE];
         let arch = Arch::new();

@@ -50,9 +50,14 @@ impl Backlog {
 
     /// Waits until no write is left and `done` holds, at most for `limit`.
     pub(crate) fn wait(&self, limit: Duration, done: impl Fn() -> bool) -> bool {
-        let until = Instant::now() + limit;
+        // As good as for ever, where the clock does not reach so far.
+        let until = Instant::now().checked_add(limit);
         let mut writes = self.writes.lock();
         while *writes > 0 || !done() {
+            let Some(until) = until else {
+                self.changed.wait(&mut writes);
+                continue;
+            };
             if self.changed.wait_until(&mut writes, until).timed_out() {
                 return *writes == 0 && done();
             }

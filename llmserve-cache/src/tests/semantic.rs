@@ -259,3 +259,20 @@ fn an_answer_kept_far_is_near_too() {
         Source::Semantic { .. }
     ));
 }
+
+#[test]
+fn what_is_invalidated_apart_is_asked_apart() {
+    let cached = CacheLayer::builder(echo())
+        .semantic(level())
+        .tags(|request| vec![request.id.clone().unwrap_or_default()])
+        .build()
+        .unwrap();
+    answer(&cached, ask(ASKED).id("one"));
+    assert_eq!(answer(&cached, ask(AGAIN).id("two")).1, Source::Model);
+    // And the one has not lost its answer to the other.
+    assert!(matches!(
+        answer(&cached, ask(ASKED).id("one")).1,
+        Source::Exact { .. }
+    ));
+    assert_eq!(cached.stats().stale, 0);
+}

@@ -531,3 +531,56 @@ fn keys_that_share_a_hash_share_nothing_else() {
     assert_eq!(get(&keys[0]), None);
     assert_eq!(get(&keys[1]), Some(answer("two")));
 }
+
+#[test]
+fn what_was_forgotten_does_not_come_back_from_a_store_that_takes_time_to_forget() {
+    /// Removes later than anybody asks again.
+    struct Lazy(MemoryStore);
+    impl Store for Lazy {
+        fn get(&self, key: &Arc<Key>) -> Lookup {
+            self.0.get(key)
+        }
+        fn put(&self, entry: Entry) {
+            // The first is written at once; whatever comes later still waits.
+            if matches!(self.0.get(&entry.key), Lookup::Ready(None)) {
+                self.0.put(entry);
+            }
+        }
+        fn remove(&self, _: &Arc<Key>) {}
+        fn epochs(&self) -> &Arc<Epochs> {
+            self.0.epochs()
+        }
+        fn max_entry_size(&self) -> usize {
+            self.0.max_entry_size()
+        }
+        fn stats(&self) -> StoreStats {
+            self.0.stats()
+        }
+    }
+    let inner = Scripted::always(says("a"));
+    let cached = CacheLayer::builder(inner.clone())
+        .store(Tiered::new(
+            MemoryStore::default(),
+            Lazy(MemoryStore::default()),
+        ))
+        .build()
+        .unwrap();
+    cached.generate(Request::text("")).wait().unwrap();
+    cached.forget(&Request::text(""));
+    cached.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 2);
+    cached.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 2);
+}
+
+#[test]
+fn the_longest_time_to_live_is_one() {
+    for jitter in [0.0, 0.5] {
+        let cached = CacheLayer::builder(Scripted::always(says("a"))).ttl(Duration::MAX);
+        let cached = cached.ttl_jitter(jitter).build().unwrap();
+        for _ in 0..2 {
+            cached.generate(Request::text("")).wait().unwrap();
+        }
+        assert_eq!(cached.stats().hits, 1);
+    }
+}

@@ -133,8 +133,13 @@ impl Level {
     }
 
     /// What a request asks, if that can be compared.
-    pub(super) fn question(&self, namespace: &str, request: &Request) -> Option<Arc<Question>> {
-        Question::of(namespace, request, self.longest).map(Arc::new)
+    pub(super) fn question(
+        &self,
+        namespace: &str,
+        request: &Request,
+        tags: u64,
+    ) -> Option<Arc<Question>> {
+        Question::of(namespace, request, tags, self.longest).map(Arc::new)
     }
 
     /// Asks for the nearest question; none if too many wait.

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use llmserve_core::{Message, Prompt, Request};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::key::Key;
 
@@ -20,7 +20,13 @@ impl Question {
     /// The question of a request with a key; none where only an equal request will do: its prompt
     /// is no conversation that ends with the user, the turn is longer than `longest` bytes, or
     /// logprobs of the prompt itself are wanted.
-    pub(crate) fn of(namespace: &str, request: &Request, longest: usize) -> Option<Self> {
+    /// `tags` tells apart what is invalidated apart.
+    pub(crate) fn of(
+        namespace: &str,
+        request: &Request,
+        tags: u64,
+        longest: usize,
+    ) -> Option<Self> {
         let Prompt::Messages(messages) = &request.prompt else {
             return None;
         };
@@ -34,7 +40,7 @@ impl Question {
         let rest = earlier.iter().cloned().chain([blank]).collect();
         let rest = Key::of(namespace, request, &Prompt::Messages(rest))?;
         Some(Self {
-            namespace: xxh3_128(rest.bytes()),
+            namespace: xxh3_128_with_seed(rest.bytes(), tags),
             text: last.content.clone(),
             vector: OnceLock::new(),
         })
@@ -46,7 +52,7 @@ mod tests {
     use super::*;
 
     fn of(request: &Request) -> Option<(u128, String)> {
-        Question::of("", request, 100).map(|question| (question.namespace, question.text))
+        Question::of("", request, 0, 100).map(|question| (question.namespace, question.text))
     }
 
     #[test]

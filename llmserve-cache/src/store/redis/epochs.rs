@@ -84,7 +84,7 @@ impl Sync {
             seen: tokio::sync::Mutex::default(),
             began: Instant::now(),
             read: AtomicU64::new(0),
-            believed: refresh * MISSED_REFRESHES,
+            believed: refresh.saturating_mul(MISSED_REFRESHES),
         }
     }
 

@@ -89,7 +89,7 @@ async fn connect(shared: &Shared) -> RedisResult<Connection> {
         shared.sync.run(&mut connection).await?;
         Ok(connection)
     };
-    timeout(shared.patience * 2, both)
+    timeout(shared.patience.saturating_mul(2), both)
         .await
         .unwrap_or_else(|_| Err(too_late()))
 }
