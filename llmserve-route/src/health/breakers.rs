@@ -240,6 +240,12 @@ impl Availability for Breakers {
 fn failure(error: &Error) -> Option<Option<Duration>> {
     match error {
         Error::Overloaded { .. } | Error::NoReplica { .. } => None,
+        // One model of several; the others are as well as ever.
+        Error::LoadFailed { .. }
+        | Error::TimedOut {
+            what: "loaded model",
+            ..
+        } => None,
         Error::Upstream {
             status: Some(429 | 503),
             retry_after,

@@ -161,6 +161,9 @@ impl Assigned {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if matches!(end, End::Finished | End::Refused(_)) {
+            self.heard();
+        }
         let now = self.shared.timer.now();
         let outcome = Outcome {
             end,

@@ -131,6 +131,8 @@ impl Shared {
             if set.is_empty() {
                 set = self.fall_back(&scene, &mut ask)?;
             }
+            // Who is better not asked first is asked next.
+            let others = set.len() > 1;
             if let Some(silence) = &mut state.silence {
                 silence.narrow(&mut set, ask.now);
             }
@@ -144,7 +146,6 @@ impl Shared {
                     candidates.len()
                 ))));
             }
-            let others = candidates.len() > 1;
             // Told before it is counted, so that a panic leaves no count behind.
             let credit = self.strategy.dispatched(&ask, slot);
             let permit = self.availability.dispatched(slot, ask.now);

@@ -68,7 +68,7 @@ impl Member {
         let Some((first, last)) = self.asked else {
             return false;
         };
-        let pause = last.saturating_sub(first).min(after * SELDOM);
+        let pause = last.saturating_sub(first).min(after.saturating_mul(SELDOM));
         now.saturating_sub(first) >= after && now < last.saturating_add(pause)
     }
 }
@@ -123,7 +123,11 @@ impl Silence {
     pub(crate) fn dispatched(&mut self, slot: Slot, now: Time) -> Option<Sign> {
         let member = self.members.get_mut(slot.index())?;
         member.settle();
-        let (first, _) = member.asked.unwrap_or((now, now));
+        // Asked so long ago, it was given up or never read: nobody has been waiting since.
+        let long = self.after.saturating_mul(SELDOM + 1);
+        let asked = member.asked;
+        let waited = asked.filter(|(_, last)| now.saturating_sub(*last) <= long);
+        let (first, _) = waited.unwrap_or((now, now));
         member.asked = Some((first, now));
         if member.is_avoided(self.after, now) {
             self.avoided.insert(slot.index());

@@ -267,6 +267,9 @@ impl Strategy for KvAware {
             let uncached = (prompt - credits[index]).max(0.0);
             costs[index] = uncached + share * load(member.prefilling, member.decoding);
         });
+        // Of those that can be asked: what the others have is out of reach.
+        let mut most = 0.0;
+        candidates.each(|index, _| most = f64::max(most, credits[index]));
         let again = ask.key().is_some_and(|key| seen.again(key));
         let home = ask.key().filter(|_| {
             let waiting = prefilling as f64 / candidates.len().max(1) as f64;
@@ -274,7 +277,7 @@ impl Strategy for KvAware {
             !ask.blocks().is_empty()
                 && waiting > CROWDED * prompt
                 && (again || ask.request.routing.session.is_some())
-                && credits.iter().all(|credit| *credit < some)
+                && most < some
         });
         let slot = if let Some(key) = home {
             homes.within(key, candidates, HOME_FACTOR, 1)?

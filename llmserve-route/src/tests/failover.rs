@@ -233,3 +233,111 @@ fn every_replica_gets_the_whole_request() {
         );
     }
 }
+
+/// Tells at once that it has nothing more to do for the request, as an engine that refuses does.
+struct Refuses(Scripted);
+
+impl Generate for Refuses {
+    fn generate(&self, request: Request) -> EventStream {
+        let on_end = request.on_end.clone();
+        let stream = self.0.generate(request);
+        on_end.iter().for_each(|end| end());
+        stream
+    }
+}
+
+#[test]
+fn an_attempts_end_is_not_the_requests_while_another_may_follow() {
+    let refusing = |replicas: usize| {
+        let steps = fails(Error::ShutDown);
+        let scripted = Scripted {
+            author: Box::new(move |_| Script::Stream(steps.clone())),
+            seen: Mutex::default(),
+            live: Arc::default(),
+        };
+        let mut router = Router::builder().replica(Replica::new("first", Refuses(scripted)));
+        if replicas > 1 {
+            router = router.replica(Replica::new("second", Scripted::always(says("second"))));
+        }
+        router.strategy(First).build().unwrap()
+    };
+    for (replicas, ended_at_once) in [(2, 0), (1, 1)] {
+        let ended = Arc::new(AtomicUsize::new(0));
+        let counted = ended.clone();
+        let mut request = Request::text("");
+        request.on_end.push(Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }));
+        let router = refusing(replicas);
+        let stream = router.generate(request);
+        assert_eq!(ended.load(Ordering::SeqCst), ended_at_once, "of {replicas}");
+        assert_eq!(stream.wait().is_ok(), replicas == 2);
+        assert_idle(&router);
+    }
+}
+
+#[test]
+fn one_model_that_does_not_load_takes_no_other_away() {
+    let timer = Arc::new(crate::ManualTimer::default());
+    let failed = |model: &str| Error::LoadFailed {
+        model: model.to_owned(),
+        reason: "broken".to_owned(),
+        retry_after: None,
+    };
+    let replica = Scripted::new(move |request| match request.model.as_deref() {
+        Some("broken") => Script::Stream(fails(failed("broken"))),
+        _ => Script::Stream(says("well")),
+    });
+    let router = Router::builder()
+        .replica(Replica::new("only", replica))
+        .timer(timer)
+        .availability(
+            crate::health::Breakers::new(crate::health::BreakerConfig::default()).unwrap(),
+        )
+        .build()
+        .unwrap();
+    for _ in 0..30 {
+        let broken = router.generate(Request::text("").model("broken")).wait();
+        assert!(
+            matches!(broken, Err(Error::LoadFailed { .. })),
+            "{broken:?}"
+        );
+    }
+    let well = router.generate(Request::text("").model("well")).wait();
+    assert_eq!(well.unwrap().text(), "well");
+}
+
+#[test]
+fn who_is_better_not_asked_first_is_asked_next() {
+    let timer = Arc::new(crate::ManualTimer::default());
+    let first = Scripted::always(vec![Step::Hang]);
+    let second = Scripted::new(|_| Script::Stream(fails(Error::ShutDown)));
+    let router = Router::builder()
+        .replica(Replica::new("silent", first.clone()))
+        .replica(Replica::new("ill", second.clone()))
+        .strategy(First)
+        .timer(timer.clone())
+        .timeouts(crate::reliability::Timeouts::default().avoid_after(Duration::from_millis(100)))
+        .build()
+        .unwrap();
+    let waiting: Vec<_> = [0, 90]
+        .map(|at| {
+            timer.advance(Duration::from_millis(at));
+            router.generate(Request::text(""))
+        })
+        .into();
+    timer.advance(Duration::from_millis(40));
+    let mut stream = router.generate(Request::text(""));
+    assert_eq!(
+        (first.calls(), second.calls()),
+        (2, 1),
+        "the silent one is avoided"
+    );
+    let mut cx = Context::from_waker(Waker::noop());
+    while first.calls() == 2 {
+        assert!(Pin::new(&mut stream).poll_next(&mut cx).is_pending());
+        timer.advance(Duration::from_millis(10));
+    }
+    drop((waiting, stream));
+    assert_idle(&router);
+}

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use llmserve_core::Time;
 
@@ -126,7 +127,8 @@ impl Check {
         random: &Rng,
     ) -> Option<bool> {
         let stretch = 1.0 + config.jitter * (2.0 * random.unit() - 1.0);
-        let pause = config.interval.mul_f64(stretch);
+        let pause = Duration::try_from_secs_f64(config.interval.as_secs_f64() * stretch);
+        let pause = pause.unwrap_or(Duration::MAX);
         let until = began.saturating_add(pause).max(timer.now());
         let resting = Stage::Resting {
             until,

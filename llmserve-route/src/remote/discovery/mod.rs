@@ -23,7 +23,7 @@ mod dns;
 #[cfg(feature = "kube")]
 mod slices;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
@@ -109,19 +109,29 @@ pub fn members(
     router: Router,
     mut replica: impl FnMut(&Found) -> Option<Replica> + Send + 'static,
 ) -> impl FnMut(Vec<Change>) + Send + 'static {
+    // Somebody else may have taken a name before: then it is theirs.
+    let mut ours = HashSet::new();
     move |changes| {
         for change in changes {
-            // Somebody else may have taken the name, or have removed it: then it is theirs.
             match change {
                 Change::Added(found) => {
                     if let Some(mut replica) = replica(&found) {
                         replica.info.name.clone_from(&found.name);
-                        let _ = router.add(replica);
+                        if router.add(replica).is_ok() {
+                            ours.insert(found.name);
+                        }
                     }
                 }
-                Change::Draining(found) => drop(router.drain(&found.name)),
-                Change::Resumed(found) => drop(router.undrain(&found.name)),
-                Change::Removed(found) => drop(router.remove(&found.name)),
+                Change::Draining(found) if ours.contains(&found.name) => {
+                    drop(router.drain(&found.name));
+                }
+                Change::Resumed(found) if ours.contains(&found.name) => {
+                    drop(router.undrain(&found.name));
+                }
+                Change::Removed(found) if ours.remove(&found.name) => {
+                    drop(router.remove(&found.name));
+                }
+                _ => {}
             }
         }
     }

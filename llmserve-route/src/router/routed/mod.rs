@@ -140,6 +140,8 @@ impl Routed {
         let others = assigned.had_others()
             || fallback.is_some_and(|model| shared.fallbacks.contains_key(model));
         if others && self.tried.len() < shared.max_attempts {
+            // It may not be the last to work for the request, so its end is not the request's.
+            sent.on_end.clear();
             self.spare = Some(spare);
         }
         let behind = match self.tried.len() {

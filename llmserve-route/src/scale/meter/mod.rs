@@ -99,8 +99,9 @@ impl Meter {
         let told = window.lock().told(now);
         let mut queue = told.waiting;
         if room.replicas == 0 {
-            // Nobody can wait where there is nobody, and yet somebody is wanted.
-            queue = queue.max(told.turned_away as f64);
+            // Nobody can wait where there is nobody, and yet somebody is wanted. How many were
+            // turned away in the window says nothing of how many would have waited at a time.
+            queue = queue.max(f64::from(u8::from(told.turned_away > 0)));
         }
         Signals {
             utilization: room.part(told.in_flight),
