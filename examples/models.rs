@@ -2,6 +2,7 @@
 //! `cargo run --release --example models [-- --budget-mib 48 --rounds 3]`.
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -13,7 +14,7 @@ struct Args {
     /// A folder of model folders. Default: the embedded models.
     #[arg(long, value_name = "DIR")]
     models: Option<PathBuf>,
-    /// Memory for models. Default: room for the largest, by its estimate and half as much again.
+    /// Memory for models. Default: room for the largest, by its estimate and a quarter more.
     #[arg(long, value_name = "MIB")]
     budget_mib: Option<u64>,
     /// KV memory of each model.
@@ -27,8 +28,17 @@ struct Args {
     packed_cache: bool,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let embedded = llmserve_examples::embedded_model();
     let dir = match &args.models {
         Some(dir) => dir.clone(),
@@ -48,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let budget = match args.budget_mib {
         Some(mib) => mib << 20,
-        None => largest + largest / 2,
+        None => largest + largest / 4,
     };
     println!("budget: {} MiB\n", budget >> 20);
     let models = ModelCache::builder(folders, budget).build()?;
