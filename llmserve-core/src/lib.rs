@@ -53,6 +53,7 @@ pub use contract::model::{
     Batch, BatchRow, KvGroupSpec, KvSpec, Logits, LogitsWanted, Model, ModelError, ModelInfo,
     PageStore, StepLimits,
 };
+pub use contract::prefix::{KeepPrefix, Keeper, Keeping, KeptPrefix, Prefix};
 pub use contract::proposer::{
     Depth, DepthAsk, Distribution, DraftAsk, FixedDepth, MAX_DRAFT_DEPTH, ProposalReport, Proposer,
     ProposerLimits, Speculation, StepReport, Verification, Verified,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::contract::grammar::Constraint;
 use crate::contract::tokenizer::Message;
 use crate::ids::TokenId;
@@ -10,7 +12,8 @@ use crate::routing::Routing;
 use crate::sampling::{LogitsProcessor, Sampling};
 
 /// What the model shall continue.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Prompt {
     /// Text, encoded with the special tokens the tokenizer frames a prompt with.

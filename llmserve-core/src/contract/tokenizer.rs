@@ -94,4 +94,21 @@ pub trait Tokenizer: Send + Sync {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, TokenizerError>;
+
+    /// A seam: the first position at or after byte `from`, which is at least 1, where `text` may be
+    /// cut. Both sides encoded on their own without `add_special` and put together are the tokens of
+    /// the whole, whatever stands on either side. None where there is none, or none can be told.
+    ///
+    /// It lets parts that recur be encoded once. Most positions are no seam: tokens are made by
+    /// merging what stands side by side.
+    fn seam(&self, text: &str, from: usize) -> Option<usize> {
+        let _ = (text, from);
+        None
+    }
+
+    /// What `add_special` puts before and behind the tokens of a text, where that is the same for
+    /// every text; none where it is not, or is not known.
+    fn frame(&self) -> Option<(&[TokenId], &[TokenId])> {
+        None
+    }
 }
