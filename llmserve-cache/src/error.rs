@@ -33,4 +33,14 @@ pub enum BuildError {
         "the semantic level's queue is 0, so no question could wait for the embedder; it takes at least 1"
     )]
     SemanticQueue,
+    /// A setting below what makes sense.
+    #[error("{field} is {given}, it takes at least {least}")]
+    TooSmall {
+        /// Which setting.
+        field: &'static str,
+        /// What was asked for.
+        given: u64,
+        /// The least it takes.
+        least: u64,
+    },
 }

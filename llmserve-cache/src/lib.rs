@@ -33,6 +33,7 @@
 //!   another. `RedisStore` (feature `redis`) is one that several hosts share, and `DiskStore`
 //!   (feature `disk`) one that outlives the process.
 //! * [`semantic`] finds questions that mean the same, and tells apart those that only look so.
+//! * [`prompt`] has what prompts begin with ready before they are asked for.
 //! * [`models::ModelCache`] keeps several models in a budget of memory, and is of use by itself.
 //! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
 //!
@@ -98,6 +99,7 @@ mod key;
 mod layer;
 pub mod models;
 mod policy;
+pub mod prompt;
 mod recorder;
 pub mod semantic;
 mod stats;

@@ -1,0 +1,30 @@
+//! Prompts that recur in part: what they share is computed once.
+//!
+//! ```text
+//!  PromptTemplate    "You help …" {{question}}   what stays the same, and what does not
+//!        │ request, prefix
+//!        ▼
+//!  PromptLayer       a Generate around a Generate
+//!        │             ├─ names: templates, prefixes
+//!        │             ├─ a census of what prompts begin with ─► shared by how many
+//!        │             └─ the best of it ─► KeepPrefix::keep
+//!        ▼                                        │
+//!  Engine            prefix blocks  ◄─────────────┘ computed ahead, evicted last
+//! ```
+//!
+//! * [`PromptTemplate`] is a prompt with slots, which knows what its prompts begin with.
+//! * [`PromptLayer`] counts what prompts begin with, and has the engine keep what many share or the
+//!   host has registered by name.
+//! * [`WarmUp`] keeps prefixes with services that can only generate.
+//!
+//! None of it changes an answer: what is kept is found by the tokens themselves.
+
+mod census;
+mod layer;
+mod template;
+mod warm;
+
+pub use census::SharedPrefix;
+pub use layer::{PromptError, PromptLayer, PromptLayerBuilder, PromptStats};
+pub use template::{PromptTemplate, PromptTemplateBuilder, TemplateError};
+pub use warm::WarmUp;
