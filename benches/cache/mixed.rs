@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use llmserve::cache::semantic::SemanticIndex;
 use llmserve::cache::{CacheLayer, Policy, Semantic, Source};
 use llmserve::embed::{EncoderOptions, HashedNgrams, SentenceEncoder};
 use llmserve::prelude::*;
-use llmserve::{Embedder, Message};
-use llmserve_benches::{Report, Workload, embedded_model};
+use llmserve::{Embedder, Message, TokenId};
+use llmserve_benches::{Report, Workload};
 use serde_json::Value;
 
 /// Shares of the kinds, in percent; the rest comes once.
@@ -52,9 +52,11 @@ struct Seen {
 pub(crate) fn run(
     report: &mut Report,
     quick: bool,
-    minilm: Option<&PathBuf>,
+    minilm: Option<&Path>,
+    model: &Path,
+    count: usize,
 ) -> Result<(), Box<dyn Error>> {
-    let count = if quick { 60 } else { 600 };
+    let count = if quick { 60 } else { count };
     let asks = asks(count)?;
     let hashed: Arc<dyn Embedder> = Arc::new(HashedNgrams::default());
     let mut levels: Vec<Level> = vec![
@@ -69,9 +71,7 @@ pub(crate) fn run(
     }
     let mut without = None;
     for (name, prefix, exact, embedder) in levels {
-        let engine = llmserve::serve(embedded_model())
-            .prefix_caching(prefix)
-            .build()?;
+        let engine = llmserve::serve(model).prefix_caching(prefix).build()?;
         let mut layer = CacheLayer::builder(engine)
             // The small model seldom ends by itself.
             .policy(Policy::default().truncated(true).only(move |_| exact));
@@ -172,7 +172,7 @@ fn play(cached: &CacheLayer, asks: &[Ask]) -> Result<Seen, Box<dyn Error>> {
     let next = AtomicUsize::new(0);
     let seen = Mutex::new(Seen::default());
     // What the model has said to each question, to tell whose answer a hit was.
-    let said: Mutex<HashMap<usize, HashSet<String>>> = Mutex::default();
+    let said: Mutex<HashMap<usize, HashSet<Vec<TokenId>>>> = Mutex::default();
     let failed = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
@@ -182,13 +182,13 @@ fn play(cached: &CacheLayer, asks: &[Ask]) -> Result<Seen, Box<dyn Error>> {
                         let (stream, trace) = cached.generate_traced(ask.request.clone());
                         let answer = stream.wait()?;
                         let took = began.elapsed();
-                        let text = answer.text().to_owned();
+                        let ids = answer.ids().to_vec();
                         let usage = answer.choices[0].usage;
                         let mut wrong = false;
                         if let (Ok(mut said), Some(question)) = (said.lock(), ask.question) {
                             let known = said.entry(question).or_default();
-                            wrong = !known.contains(&text);
-                            known.insert(text);
+                            wrong = !known.contains(&ids);
+                            known.insert(ids);
                         }
                         let Ok(mut seen) = seen.lock() else { continue };
                         seen.latency.push(took);
