@@ -49,7 +49,8 @@ pub struct CacheStats {
     pub saved_tokens: u64,
     /// Time that runs for these requests took when they were made.
     pub saved_time: Duration,
-    /// Panics of the store, each taken as a miss or an answer not kept.
+    /// Panics of the store, and entries of another key than it was asked for, each taken as a miss
+    /// or an answer not kept.
     pub store_failures: u64,
     /// Runs under way.
     pub running: usize,

@@ -1,5 +1,6 @@
 //! Why a request has no answer, or no more of it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::contract::grammar::GrammarError;
@@ -210,4 +211,26 @@ pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     } else {
         "no message".to_owned()
     }
+}
+
+/// What `run` gives, or the text of its panic: for code that somebody else brought along, of which
+/// no panic may get any further.
+///
+/// ```
+/// use llmserve_core::error::guarded;
+/// assert_eq!(guarded(|| 1 + 1), Ok(2));
+/// assert_eq!(guarded(|| panic!("on purpose")), Err::<(), _>("on purpose".to_owned()));
+/// ```
+///
+/// # Errors
+/// What it panicked with, as [`panic_message`] has it.
+pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        let message = panic_message(&*payload);
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            // There is no end to payloads that panic when they are dropped: this one leaks.
+            std::mem::forget(second);
+        }
+        message
+    })
 }

@@ -72,7 +72,9 @@ pub use event::{
 };
 pub use identity::{BlockIdentity, Extras, IdentityRoot};
 pub use ids::{BlockId, GroupId, SequenceId, TokenId};
-pub use metrics::{Counter, Gauge, Histogram, MemoryRecorder, NoopRecorder, Recorder};
+pub use metrics::{
+    Counter, Gauge, GuardedRecorder, Histogram, MemoryRecorder, NoopRecorder, Recorder,
+};
 pub use request::{Prompt, Request};
 pub use routing::Routing;
 pub use sampling::{LogitsContext, LogitsProcessor, Sampling, Survey, TokenMask};

@@ -4,11 +4,15 @@
 //! and then only touch the handles. Nothing is global: two engines have two recorders, or share
 //! one and differ by label.
 
+mod guarded;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+pub use guarded::GuardedRecorder;
 
 /// Only goes up.
 pub trait Counter: Send + Sync {

@@ -24,11 +24,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use llmserve_core::error::panic_message;
+use llmserve_core::error::guarded;
 use llmserve_core::{Error, Event, FinishReason};
 
 pub(crate) use table::{Boarded, Flights, Terms};
@@ -204,6 +203,8 @@ impl<W: Work> Seat<W> {
 
     /// What comes next for this listener.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        // Declared first, so dropped last, without the lock.
+        let _before;
         let mut state = self.flight.state.lock();
         if !self.starter && state.cut.is_some_and(|cut| self.cursor.events >= cut) {
             return Poll::Ready(Turn::Leave);
@@ -211,7 +212,7 @@ impl<W: Work> Seat<W> {
         if let Some(event) = state.log.read(&mut self.cursor) {
             return Poll::Ready(Turn::Event(event));
         }
-        state.seats.set(self.number, cx.waker());
+        _before = state.seats.set(self.number, cx.waker());
         let driven = Phase::Driven { poked: false };
         let mut work = match std::mem::replace(&mut state.phase, driven) {
             Phase::Idle(work) => work,
@@ -227,8 +228,8 @@ impl<W: Work> Seat<W> {
         drop(state);
         let waker = Waker::from(self.flight.clone());
         let mut inner = Context::from_waker(&waker);
-        let progress = catch_unwind(AssertUnwindSafe(|| work.poll(&mut inner)))
-            .unwrap_or_else(|panic| Poll::Ready(Progress::Failed(panicked(&*panic))));
+        let progress = guarded(|| work.poll(&mut inner))
+            .unwrap_or_else(|message| Poll::Ready(Progress::Failed(panicked(message))));
         let mut state = self.flight.state.lock();
         let poked = matches!(state.phase, Phase::Driven { poked: true });
         match progress {
@@ -278,10 +279,10 @@ impl<W: Work> Seat<W> {
         // Kept before it is told that it ended, and before the work, which is the inner service's
         // code, is dropped.
         if let Some(landing) = landing {
-            let _ = catch_unwind(AssertUnwindSafe(|| landing(answer)));
+            let _ = guarded(|| landing(answer));
         }
         wakers.wake();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(work)));
+        let _ = guarded(|| drop(work));
         self.landed(over)
     }
 
@@ -337,8 +338,10 @@ impl<W: Work> State<W> {
 
 impl<W: Work> Drop for Seat<W> {
     fn drop(&mut self) {
+        // Declared first, so dropped last, without the lock.
+        let _waker;
         let mut state = self.flight.state.lock();
-        state.seats.leave(self.number);
+        _waker = state.seats.leave(self.number);
         if !state.seats.is_empty() {
             return;
         }
@@ -355,9 +358,9 @@ impl<W: Work> Drop for Seat<W> {
         let landing = state.landing.take();
         drop(state);
         if let Some(landing) = landing {
-            let _ = catch_unwind(AssertUnwindSafe(|| landing(None)));
+            let _ = guarded(|| landing(None));
         }
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(abandoned)));
+        let _ = guarded(|| drop(abandoned));
     }
 }
 
@@ -374,9 +377,9 @@ fn is_anybodys(error: &Error) -> bool {
     )
 }
 
-pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
+pub(crate) fn panicked(message: String) -> Error {
     Error::Panicked {
         part: "inner service",
-        message: panic_message(payload),
+        message,
     }
 }

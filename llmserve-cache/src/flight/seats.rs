@@ -2,6 +2,8 @@
 
 use std::task::Waker;
 
+use llmserve_core::error::guarded;
+
 /// Listeners by number. One is the rule, and takes no memory of its own.
 #[derive(Default)]
 pub(super) struct Seats {
@@ -35,24 +37,26 @@ impl Seats {
         number + 1
     }
 
-    pub(super) fn leave(&mut self, number: usize) {
-        if let Some(seat) = self.seat(number) {
-            *seat = Seat::default();
-            self.taken -= 1;
-        }
+    /// Gives back the waker, which may be the last hold of whatever waited, and is to be dropped
+    /// without the lock.
+    #[must_use]
+    pub(super) fn leave(&mut self, number: usize) -> Option<Waker> {
+        let left = std::mem::take(self.seat(number)?);
+        self.taken -= 1;
+        left.waker
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.taken == 0
     }
 
-    /// Whom to wake for a seat.
-    pub(super) fn set(&mut self, number: usize, waker: &Waker) {
-        if let Some(seat) = self.seat(number) {
-            match &mut seat.waker {
-                Some(before) => before.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+    /// Whom to wake for a seat. Gives back who was woken before, as [`leave`](Self::leave) does.
+    #[must_use]
+    pub(super) fn set(&mut self, number: usize, waker: &Waker) -> Option<Waker> {
+        let seat = self.seat(number)?;
+        match &seat.waker {
+            Some(before) if before.will_wake(waker) => None,
+            _ => seat.waker.replace(waker.clone()),
         }
     }
 
@@ -73,7 +77,8 @@ impl Seats {
 impl Wakers {
     pub(super) fn wake(self) {
         for waker in self.0.into_iter().chain(self.1) {
-            waker.wake();
+            // A waker is the code of whoever waits, and nobody else's trouble.
+            let _ = guarded(|| waker.wake());
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmserve_core::{Clock, Generate, NoopRecorder, Recorder, Request, SystemClock};
+use llmserve_core::{
+    Clock, Generate, GuardedRecorder, NoopRecorder, Recorder, Request, SystemClock,
+};
 
 use super::semantic::Level;
 use super::{CacheLayer, OnAnswer, Semantic, Shared, Tags};
@@ -120,8 +122,9 @@ impl CacheLayerBuilder {
     }
 
     /// The tags of a request's answer, by which it can be [invalidated](CacheLayer::invalidate):
-    /// the documents in its prompt, say. Called on the thread that calls `generate()`, for each
-    /// request that takes part; equal requests must have equal tags. Default: none.
+    /// the documents in its prompt, say. Called on the thread that calls `generate()`, once for each
+    /// request that takes part; equal requests must have equal tags. If it panics, the request takes
+    /// no part. Default: none.
     pub fn tags(mut self, tags: impl Fn(&Request) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.tags = Some(Arc::new(tags));
         self
@@ -144,7 +147,8 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Where the layer's metrics go, named `llmserve_cache_…`. Default: nowhere.
+    /// Where the layer's metrics go, named `llmserve_cache_…`. One that panics is not heard, and
+    /// hurts no request. Default: nowhere.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
         self.recorder = recorder;
         self
@@ -185,7 +189,7 @@ impl CacheLayerBuilder {
                 tags: self.tags,
                 told: self.told,
                 clock: self.clock,
-                counters: Counters::new(&*self.recorder),
+                counters: Counters::new(&GuardedRecorder::new(self.recorder)),
                 flights: Flights::default(),
             }),
         }

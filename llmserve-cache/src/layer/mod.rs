@@ -5,10 +5,10 @@ mod semantic;
 mod stream;
 mod work;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use llmserve_core::error::guarded;
 use llmserve_core::{Clock, EventStream, Generate, Request};
 
 pub use builder::CacheLayerBuilder;
@@ -146,16 +146,16 @@ impl CacheLayer {
         let shared = &self.shared;
         let called = shared.clock.now();
         let takes_part = || shared.policy.takes_part(&request);
-        let key = catch_unwind(AssertUnwindSafe(takes_part))
-            .unwrap_or(false)
-            .then(|| Key::new(&shared.namespace, &request));
-        let Some(Some(key)) = key else {
+        let takes_part = guarded(takes_part).unwrap_or(false);
+        let known = || Key::new(&shared.namespace, &request).zip(shared.tags_of(&request));
+        let Some((key, tags)) = takes_part.then(known).flatten() else {
             shared.tell(&trace, &request.id, Source::Bypassed, None);
             return shared.inner.generate(request);
         };
         EventStream::new(Cached::start(
             shared.clone(),
             Arc::new(key),
+            tags,
             request,
             called,
             trace,
@@ -171,30 +171,34 @@ impl Generate for CacheLayer {
 
 impl Shared {
     /// The stamp of a request's answer, were it begun now.
-    fn stamp(&self, request: &Request) -> Stamp {
-        let tags = self.tags_of(request);
+    fn stamp(&self, request: &Request, tags: &[u64]) -> Stamp {
         let tenant = request.tenant.as_deref().map(tenant_number);
         let model = request.model.as_deref().map(model_number);
-        let tags = tags.iter().map(|tag| tag_number(tag));
+        let tags = tags.iter().copied();
         let scopes = tenant.into_iter().chain(model).chain(tags);
         self.guarded(|store| store.epochs().stamp_of(scopes))
             .unwrap_or_default()
     }
 
-    /// None of a request whose tags are not known: nothing of it can be invalidated by tag.
-    fn tags_of(&self, request: &Request) -> Vec<String> {
-        let tags = self.tags.as_ref();
-        let tags = tags.map(|tags| catch_unwind(AssertUnwindSafe(|| tags(request))));
-        tags.and_then(Result::ok).unwrap_or_default()
+    /// The numbers of a request's tags. None: they cannot be told, so that its answer would be
+    /// given out though one of them was invalidated.
+    fn tags_of(&self, request: &Request) -> Option<Box<[u64]>> {
+        let Some(tags) = &self.tags else {
+            return Some(Box::default());
+        };
+        let tags = guarded(|| tags(request)).ok()?;
+        Some(tags.iter().map(|tag| tag_number(tag)).collect())
     }
 
     /// What the store knows at once, now that no run of `key` can land unseen.
     fn look_again(&self, key: &Arc<Key>, stamp: Stamp) -> Option<Found> {
         match self.guarded(|store| store.get(key))? {
-            Lookup::Ready(Some(entry)) if entry.stamp == stamp => Some(Found {
-                answer: entry.answer,
-                source: Source::Exact { age: entry.age },
-            }),
+            Lookup::Ready(Some(entry)) if entry.key == *key && entry.stamp == stamp => {
+                Some(Found {
+                    answer: entry.answer,
+                    source: Source::Exact { age: entry.age },
+                })
+            }
             Lookup::Ready(_) => None,
             Lookup::Pending(lookup) => {
                 self.guarded(|_| drop(lookup));
@@ -206,15 +210,21 @@ impl Shared {
     /// What the store knows at once, or the lookup.
     fn look(&self, key: &Arc<Key>, stamp: Stamp) -> Result<Option<Found>, LookingUp> {
         match self.guarded(|store| store.get(key)) {
-            Some(Lookup::Ready(found)) => Ok(self.fresh(found, stamp)),
+            Some(Lookup::Ready(found)) => Ok(self.fresh(key, found, stamp)),
             Some(Lookup::Pending(lookup)) => Err(lookup),
             None => Ok(None),
         }
     }
 
-    /// What was found, if it still counts.
-    fn fresh(&self, found: Option<Entry>, stamp: Stamp) -> Option<Found> {
+    /// What was found under `key`, if it still counts.
+    fn fresh(&self, key: &Arc<Key>, found: Option<Entry>, stamp: Stamp) -> Option<Found> {
         let entry = found?;
+        // A store of the host's may find by hash alone, which anybody can make two keys have. That
+        // nobody gets another tenant's answer must not be its care.
+        if entry.key != *key {
+            self.counters.store_failure();
+            return None;
+        }
         if entry.answer.is_empty() {
             // Forgotten.
             return None;
@@ -234,12 +244,9 @@ impl Shared {
     fn put(&self, key: Arc<Key>, answer: Answer, stamp: Stamp) {
         let ttl = self.ttl.map(|ttl| jittered(ttl, self.ttl_jitter, &key));
         let entry = Entry::new(key, answer, stamp).ttl(ttl);
-        let stored = self.guarded(|store| {
-            store.put(entry);
-            store.stats()
-        });
-        if let Some(stats) = stored {
-            self.counters.stored(stats);
+        if self.guarded(|store| store.put(entry)).is_some() {
+            let stats = self.guarded(|store| store.stats());
+            self.counters.stored(stats.unwrap_or_default());
         }
     }
 
@@ -254,13 +261,13 @@ impl Shared {
         trace.set(source);
         self.counters.source(source, answer);
         if let Some(told) = &self.told {
-            let _ = catch_unwind(AssertUnwindSafe(|| told(id.as_deref(), source)));
+            let _ = guarded(|| told(id.as_deref(), source));
         }
     }
 
     /// A broken store must not break a request.
     fn guarded<T>(&self, ask: impl FnOnce(&dyn Store) -> T) -> Option<T> {
-        let answer = catch_unwind(AssertUnwindSafe(|| ask(&*self.store)));
+        let answer = guarded(|| ask(&*self.store));
         if answer.is_err() {
             self.counters.store_failure();
         }

@@ -22,7 +22,7 @@ use llmserve_core::{Error, Event, FinishReason, Request, Time, Timings};
 use super::work::{Asked, Run};
 use super::{LookingUp, Shared};
 use crate::answer::{Answer, Cursor};
-use crate::epoch::{Stamp, tag_number};
+use crate::epoch::Stamp;
 use crate::flight::{Boarded, Flight, Seat, Terms, Turn};
 use crate::key::Key;
 use crate::recorder::Recorder;
@@ -32,6 +32,8 @@ use crate::trace::{Found, Source, Trace};
 pub(crate) struct Cached {
     shared: Arc<Shared>,
     key: Arc<Key>,
+    /// The numbers of its tags.
+    tags: Box<[u64]>,
     called: Time,
     trace: Trace,
     id: Option<String>,
@@ -65,6 +67,7 @@ impl Cached {
     pub(crate) fn start(
         shared: Arc<Shared>,
         key: Arc<Key>,
+        tags: Box<[u64]>,
         request: Request,
         called: Time,
         trace: Trace,
@@ -72,6 +75,7 @@ impl Cached {
         let mut this = Self {
             shared,
             key,
+            tags,
             called,
             trace,
             id: request.id.clone(),
@@ -79,7 +83,7 @@ impl Cached {
             first_token: None,
             state: State::Ended,
         };
-        let stamp = this.shared.stamp(&request);
+        let stamp = this.shared.stamp(&request, &this.tags);
         match this.shared.look(&this.key, stamp) {
             Ok(Some(found)) => this.replay(found, Vec::new()),
             Ok(None) => this.board(request, stamp, None, None),
@@ -134,8 +138,7 @@ impl Cached {
         let asked = match &shared.semantic {
             // What an earlier run has said must be repeated, not something that means the same.
             Some(level) if heard.is_none() => {
-                let tags = shared.tags_of(&request);
-                let tags = tags.iter().fold(0, |all, tag| all ^ tag_number(tag));
+                let tags = self.tags.iter().fold(0, |all, tag| all ^ tag);
                 level.question(&shared.namespace, &request, tags)
             }
             _ => None,
@@ -187,6 +190,7 @@ impl Cached {
                     None => Duration::ZERO,
                 };
                 let called = self.called;
+                let lookup = lookup.map(|lookup| (self.key.clone(), lookup));
                 let run = Run::new(shared, called, stamp, request, asked, lookup, behind);
                 seat.launch(run);
                 (seat, None)
@@ -277,7 +281,7 @@ impl Stream for Cached {
                     match (listening.request.take(), found.source) {
                         // What means the same does not go on where the other left off.
                         (Some(request), Source::Semantic { .. }) if !owed.is_empty() => {
-                            let stamp = this.shared.stamp(&request);
+                            let stamp = this.shared.stamp(&request, &this.tags);
                             this.board(*request, stamp, None, Some(owed));
                         }
                         _ => this.replay(found, owed),
@@ -299,7 +303,7 @@ impl Stream for Cached {
                     let request = listening.request.take();
                     this.state = State::Ended;
                     if let Some(request) = request {
-                        let stamp = this.shared.stamp(&request);
+                        let stamp = this.shared.stamp(&request, &this.tags);
                         this.board(*request, stamp, None, Some(heard));
                     }
                 }

@@ -9,13 +9,13 @@
 //!                  └─ nothing near ─► running ─► events, end
 //! ```
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
+use llmserve_core::error::guarded;
 use llmserve_core::{Error, Event, EventStream, Request, Time};
 
 use super::Shared;
@@ -71,9 +71,9 @@ impl Asked {
 }
 
 enum Stage {
-    Looking(LookingUp),
+    Looking(Arc<Key>, LookingUp),
     Asking(Reply),
-    Fetching(Near, LookingUp),
+    Fetching(Near, Arc<Key>, LookingUp),
     Running {
         inner: EventStream,
         /// How long after the call of the layer the inner service was called.
@@ -105,7 +105,7 @@ impl Run {
         stamp: Stamp,
         request: Request,
         asked: Arc<Asked>,
-        lookup: Option<LookingUp>,
+        lookup: Option<(Arc<Key>, LookingUp)>,
         behind: Duration,
     ) -> Self {
         let mut run = Self {
@@ -118,7 +118,7 @@ impl Run {
             stage: Stage::Failed(None),
         };
         match lookup {
-            Some(lookup) => run.stage = Stage::Looking(lookup),
+            Some((key, lookup)) => run.stage = Stage::Looking(key, lookup),
             None if run.asked.question.is_some() => run.ask(),
             None => run.start(behind),
         }
@@ -151,9 +151,9 @@ impl Run {
         };
         request.deadline = request.deadline.map(|left| left.saturating_sub(behind));
         let inner = &self.shared.inner;
-        self.stage = match catch_unwind(AssertUnwindSafe(|| inner.generate(*request))) {
+        self.stage = match guarded(|| inner.generate(*request)) {
             Ok(inner) => Stage::Running { inner, behind },
-            Err(panic) => Stage::Failed(Some(panicked(&*panic))),
+            Err(message) => Stage::Failed(Some(panicked(message))),
         };
     }
 
@@ -167,11 +167,11 @@ impl Run {
         };
         match self.shared.guarded(|store| store.get(&key)) {
             Some(Lookup::Pending(lookup)) => {
-                self.stage = Stage::Fetching(near, lookup);
+                self.stage = Stage::Fetching(near, key, lookup);
                 None
             }
             Some(Lookup::Ready(found)) => {
-                let found = self.shared.fresh(found, self.stamp);
+                let found = self.shared.fresh(&key, found, self.stamp);
                 self.fetched(near, found, true)
             }
             None => self.fetched(near, None, false),
@@ -213,8 +213,8 @@ impl Work for Run {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         loop {
             match &mut self.stage {
-                Stage::Looking(lookup) | Stage::Fetching(_, lookup) => {
-                    let found = catch_unwind(AssertUnwindSafe(|| lookup.as_mut().poll(cx)));
+                Stage::Looking(key, lookup) | Stage::Fetching(_, key, lookup) => {
+                    let found = guarded(|| lookup.as_mut().poll(cx));
                     let found = match found {
                         Ok(Poll::Pending) => return Poll::Pending,
                         Ok(Poll::Ready(found)) => found,
@@ -224,9 +224,9 @@ impl Work for Run {
                         }
                     };
                     let there = found.is_some();
-                    let found = self.shared.fresh(found, self.stamp);
+                    let found = self.shared.fresh(key, found, self.stamp);
                     let found = match std::mem::replace(&mut self.stage, Stage::Failed(None)) {
-                        Stage::Looking(lookup) => {
+                        Stage::Looking(_, lookup) => {
                             discard(&self.shared, lookup);
                             if found.is_none() {
                                 self.shared.counters.exact_miss();
@@ -237,7 +237,7 @@ impl Work for Run {
                             }
                             found
                         }
-                        Stage::Fetching(near, lookup) => {
+                        Stage::Fetching(near, _, lookup) => {
                             discard(&self.shared, lookup);
                             self.fetched(near, found, there)
                         }
@@ -290,7 +290,7 @@ impl Work for Run {
 impl Drop for Run {
     fn drop(&mut self) {
         let stage = std::mem::replace(&mut self.stage, Stage::Failed(None));
-        if let Stage::Looking(lookup) | Stage::Fetching(_, lookup) = stage {
+        if let Stage::Looking(_, lookup) | Stage::Fetching(_, _, lookup) = stage {
             discard(&self.shared, lookup);
         }
     }
@@ -298,7 +298,7 @@ impl Drop for Run {
 
 /// Drops a lookup, which runs the store's code too.
 fn discard(shared: &Shared, lookup: LookingUp) {
-    if catch_unwind(AssertUnwindSafe(|| drop(lookup))).is_err() {
+    if guarded(|| drop(lookup)).is_err() {
         shared.counters.store_failure();
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use llmserve_core::{Clock, Error, Loader, NoopRecorder, Recorder, SystemClock};
+use llmserve_core::{Clock, Error, GuardedRecorder, Loader, NoopRecorder, Recorder, SystemClock};
 
 use super::cache::ModelCache;
 use super::instruments::Instruments;
@@ -187,7 +187,8 @@ impl ModelCacheBuilder {
         if limits.half_life.is_zero() {
             return Err(ModelCacheError::NoHalfLife);
         }
-        let instruments = Instruments::new(&*self.recorder);
+        let recorder = GuardedRecorder::new(self.recorder);
+        let instruments = Instruments::new(&recorder);
         let shared = Arc::new(Shared::new(self.loader, self.clock, instruments, limits));
         if let Some(model) = &self.default {
             shared.known(model)?;

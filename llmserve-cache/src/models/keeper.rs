@@ -1,12 +1,11 @@
 //! Who does what the state says: one thread that keeps, and one for each load and unload.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use llmserve_core::error::panic_message;
+use llmserve_core::error;
 use llmserve_core::{Clock, Error, EventStream, Generate, LoadProgress, Loader, Request};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -183,7 +182,7 @@ impl Shared {
                 Some(Act::Done) => break,
                 Some(act) => MutexGuard::unlocked(&mut state, || {
                     // Hosts' own code: services, wakers, what requests carry.
-                    let _ = catch_unwind(AssertUnwindSafe(|| self.act(act)));
+                    let _ = error::guarded(|| self.act(act));
                 }),
                 None => {
                     let (counts, waiting) = state.counts();
@@ -216,7 +215,7 @@ impl Shared {
             Act::Start(name, service, requests) => self.start(&name, &service, requests),
             Act::Fail(failed) => {
                 for (ticket, error) in failed {
-                    let _ = catch_unwind(AssertUnwindSafe(|| ticket.fail(error)));
+                    let _ = error::guarded(|| ticket.fail(error));
                 }
             }
             Act::Done => {}
@@ -241,7 +240,7 @@ impl Shared {
             };
             let waited = now.saturating_sub(ticket.arrival);
             let answer = start(service.clone(), used, *request, waited);
-            let _ = catch_unwind(AssertUnwindSafe(|| ticket.hand(answer)));
+            let _ = error::guarded(|| ticket.hand(answer));
         }
     }
 
@@ -284,7 +283,7 @@ impl Shared {
         let (shared, unloading) = (self.clone(), name.clone());
         // Without a thread for it, the service is dropped here and now.
         let spawned = spawn("llmserve-models-unload", move || {
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(service)));
+            let _ = error::guarded(|| drop(service));
             shared.tell(|state| state.unloaded(&unloading));
         });
         if spawned.is_err() {
@@ -308,8 +307,8 @@ fn no_thread(model: &str, reason: &std::io::Error) -> Error {
 
 /// Asks the loader: its panics become errors.
 fn guarded<R>(ask: impl FnOnce() -> R) -> Result<R, Error> {
-    catch_unwind(AssertUnwindSafe(ask)).map_err(|panic| Error::Panicked {
+    error::guarded(ask).map_err(|message| Error::Panicked {
         part: "loader",
-        message: panic_message(&*panic),
+        message,
     })
 }

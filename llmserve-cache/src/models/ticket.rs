@@ -1,6 +1,5 @@
 //! A request that waits for its model, and the streams that readers hold.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +9,7 @@ use super::keeper::Shared;
 use super::state::Name;
 use crate::sync::Mutex;
 use futures_core::Stream;
-use llmserve_core::error::panic_message;
+use llmserve_core::error::guarded;
 use llmserve_core::{Error, Event, EventStream, Generate, Request, Time};
 
 /// What reader and cache share of a request that waits.
@@ -252,14 +251,14 @@ pub(super) fn start(
         }
     }));
     let unfinished = request.n;
-    let stream = catch_unwind(AssertUnwindSafe(|| service.generate(request)));
+    let stream = guarded(|| service.generate(request));
     // Before the use may end: whoever unloads the model then is the last to have it.
     drop(service);
     used.called();
-    let stream = stream.unwrap_or_else(|panic| {
+    let stream = stream.unwrap_or_else(|message| {
         EventStream::failed(Error::Panicked {
             part: "service",
-            message: panic_message(&*panic),
+            message,
         })
     });
     EventStream::new(InUse {
@@ -305,7 +304,7 @@ impl Drop for InUse {
     fn drop(&mut self) {
         // First the model is told, then it may go.
         let stream = std::mem::replace(&mut self.stream, EventStream::ready([]));
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
+        let _ = guarded(|| drop(stream));
         drop(self.used.take());
     }
 }

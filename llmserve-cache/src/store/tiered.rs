@@ -1,7 +1,8 @@
 //! A near store before a far one.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+use llmserve_core::error::guarded;
 
 use super::{Lookup, Store, StoreStats};
 use crate::entry::Entry;
@@ -123,7 +124,7 @@ fn promote(near: &impl Store, found: Option<Entry>) -> Option<Entry> {
         && entry.size() <= near.max_entry_size()
     {
         // The answer is there: a near store that panics must not lose it.
-        let _ = catch_unwind(AssertUnwindSafe(|| near.put(entry.clone())));
+        let _ = guarded(|| near.put(entry.clone()));
     }
     found
 }

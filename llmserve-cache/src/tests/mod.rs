@@ -1,6 +1,7 @@
 //! Layers around services that follow a script.
 
 mod flight;
+pub(crate) mod hostile;
 mod layer;
 mod semantic;
 mod stores;

@@ -103,3 +103,21 @@ fn a_drop_that_panics_is_a_model_that_has_gone() {
     drop(models);
     eventually("the threads end", || weak.strong_count() == 0);
 }
+
+#[test]
+fn a_recorder_that_panics_stops_no_model() {
+    for at_once in [false, true] {
+        let scene = scene(&[("a", 60), ("b", 60)]);
+        let models = ModelCache::builder(Scripts(scene.clone()), 100)
+            .recorder(Arc::new(crate::tests::hostile::Broken { at_once }))
+            .build()
+            .unwrap();
+        for name in ["a", "b", "b", "a"] {
+            let answer = models.generate(ask(name)).wait();
+            assert_eq!(answer.unwrap().text(), name);
+        }
+        assert!(models.generate(ask("?")).wait().is_err());
+        assert_eq!(models.stats().loads, 3);
+        models.shutdown();
+    }
+}

@@ -437,3 +437,30 @@ fn work_that_wakes_itself_is_polled_once_a_poll() {
         assert_eq!(reader.woken(), 1);
     }
 }
+
+/// A waker is the reader's own code, and may belong to an executor that has come to its end.
+#[test]
+fn a_waker_that_panics_wakes_the_others_nevertheless() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("wake, on purpose");
+        }
+    }
+    let (inner, cached, _) = setup();
+    let ask = || cached.generate(Request::text(""));
+    let (mut first, mut broken, mut last) = (Reader::new(ask()), ask(), Reader::new(ask()));
+    let waker = Waker::from(Arc::new(Panics));
+    let mut cx = Context::from_waker(&waker);
+    assert!(first.poll().is_pending());
+    assert!(Pin::new(&mut broken).poll_next(&mut cx).is_pending());
+    assert!(last.poll().is_pending());
+    let end = finished(0, FinishReason::Eos(2));
+    inner.run(0).give([started(), token(0, "a"), end]);
+    assert_eq!((first.woken(), last.woken()), (1, 1));
+    assert!(Pin::new(&mut broken).poll_next(&mut cx).is_ready());
+    inner.run(0).end();
+    assert_eq!(timeless(last.drain()), whole("a"));
+    assert_eq!(timeless(first.drain()), whole("a"));
+    assert_eq!((inner.calls(), cached.stats().stored), (1, 1));
+}
