@@ -169,3 +169,85 @@ fn a_hash_that_somebody_else_wrote_into_is_made_usable() {
     });
     assert_ne!(agree(&a, &b), before);
 }
+
+/// A replica takes over that has not heard of one invalidation, and before anybody looks again it
+/// hears of another: by its revision, as much has happened as before, or more.
+#[test]
+fn an_invalidation_lost_in_a_failover_is_noticed_though_others_came_after_it() {
+    for later in ["1", "1000000000000"] {
+        let Some(server) = Server::start(&[]) else {
+            return;
+        };
+        let (a, b) = two(&server);
+        a.cached.invalidate(&Scope::tag("docs"));
+        a.flushed();
+        let first = agree(&a, &b);
+        let saved: Vec<String> = server.ask(&["HGETALL", EPOCHS]);
+        a.cached.invalidate(&Scope::tag("docs"));
+        a.flushed();
+        let second = agree(&a, &b);
+        let mut failover = redis::pipe();
+        failover.atomic().cmd("DEL").arg(EPOCHS);
+        failover.cmd("HSET").arg(EPOCHS).arg(&saved);
+        failover.cmd("HSET").arg(EPOCHS).arg(&["7", "77"]);
+        failover.cmd("HINCRBY").arg(EPOCHS).arg("rev").arg(later);
+        failover.query::<()>(&mut server.raw()).unwrap();
+        eventually("noticed", || stamp(&a) != second && stamp(&b) != second);
+        let third = agree(&a, &b);
+        assert!(third != first, "an epoch came back");
+        assert_eq!(b.runs_of([1]), 1);
+        // Once: what is made after that stays.
+        a.flushed();
+        b.flushed();
+        let settled = agree(&a, &b);
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert_eq!((stamp(&a), stamp(&b)), (settled, settled));
+        }
+    }
+}
+
+#[test]
+fn no_two_invalidations_move_the_revision_by_as_much() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let host = Host::at(server.url());
+    let mut steps = Vec::new();
+    let mut last: i64 = server.ask(&["HGET", EPOCHS, "rev"]);
+    for _ in 0..5 {
+        host.cached.invalidate(&Scope::All);
+        host.flushed();
+        let now: i64 = server.ask(&["HGET", EPOCHS, "rev"]);
+        steps.push(now - last);
+        last = now;
+    }
+    steps.sort_unstable();
+    steps.dedup();
+    assert!(steps.len() == 5 && steps[0] > 0, "{steps:?}");
+}
+
+#[test]
+fn a_host_alone_mends_what_refuses_its_invalidations() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    // It looks only when it has something to say.
+    let refresh = std::time::Duration::from_secs(600);
+    let host = Host::of(crate::rig::quick(server.url()).epoch_refresh(refresh));
+    host.connected();
+    let largest = i64::MAX.to_string();
+    let spoils: [&[&str]; 3] = [
+        &["HSET", EPOCHS, "rev", "none"],
+        &["HSET", EPOCHS, "rev", &largest],
+        &["SET", EPOCHS, "something else"],
+    ];
+    for spoil in spoils {
+        server.ask::<redis::Value>(spoil);
+        let before = stamp(&host);
+        host.cached.invalidate(&Scope::tag("docs"));
+        host.flushed();
+        assert_ne!(stamp(&host), before);
+        assert_eq!(stamp(&Host::at(server.url())), stamp(&host), "{spoil:?}");
+    }
+}

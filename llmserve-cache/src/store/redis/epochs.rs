@@ -1,14 +1,14 @@
 //! The epochs that all hosts share: one hash in Redis, from a scope's number to its epoch.
 //!
-//! Beside the scopes the hash has a field [`REVISION`], counted on by whatever changes it, so that
+//! Beside the scopes the hash has a field [`REVISION`], moved on by whatever changes it, so that
 //! seeing whether anything is new takes two fields and not all.
 //!
 //! A hash that was lost, evicted or flushed has no epoch of everything. Whoever sees that first
 //! draws one, so that whatever the lost epochs had made old stays old, and all the rest with it.
-//! So does whoever sees the revision go back, as it does when a server that had not passed on its
-//! last commands fails, and whoever misses a scope that was there.
+//! So does whoever sees that the hash [went back](Seen::went_back), as it does when a server fails
+//! that had not passed on its last commands.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -22,11 +22,15 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Shared;
 use super::client::Connection;
 use super::link::too_late;
+use super::seen::Seen;
 use crate::epoch::{ALL, Epochs, MOST_SCOPES};
 use crate::store::queue::Backlog;
 
 /// No scope's number: they are all digits.
 const REVISION: &str = "rev";
+
+/// A revision beyond this cannot have been counted, and soon could not be counted on.
+const MOST_REVISION: u64 = 1 << 62;
 
 /// Scopes that go out in one command.
 const PUSHED_AT_ONCE: usize = 1_000;
@@ -54,16 +58,6 @@ pub(super) struct Sync {
     /// Milliseconds after `began` of the last time that the hash was read, and one; 0 is never.
     read: AtomicU64,
     believed: Duration,
-}
-
-/// The hash as it was last.
-#[derive(Default)]
-struct Seen {
-    revision: Option<u64>,
-    all: Option<u64>,
-    scopes: HashSet<u64>,
-    /// The last revision that is known to have been.
-    highest: u64,
 }
 
 impl Sync {
@@ -103,15 +97,19 @@ impl Sync {
     /// Sends what was invalidated here, then takes over what the hash says.
     pub(super) async fn run(&self, connection: &mut Connection) -> RedisResult<()> {
         let mut seen = self.seen.lock().await;
-        self.push(connection, &mut seen).await?;
+        let pushed = self.push(connection, &mut seen).await;
         for _ in 0..READINGS {
             if self.pull(connection, &mut seen).await? {
+                if pushed.is_err() {
+                    // It may have been refused for what reading has mended.
+                    self.push(connection, &mut seen).await?;
+                }
                 let since = self.began.elapsed().as_millis() as u64;
                 self.read.store(since + 1, Ordering::Relaxed);
                 return Ok(());
             }
         }
-        Ok(())
+        pushed
     }
 
     async fn push(&self, connection: &mut Connection, seen: &mut Seen) -> RedisResult<()> {
@@ -125,7 +123,6 @@ impl Sync {
                 return Ok(());
             }
             self.change(connection, seen, &some).await?;
-            seen.scopes.extend(some.iter().map(|(scope, _)| scope));
             let mut pending = self.pending.scopes.lock();
             for (scope, epoch) in some {
                 if pending.get(&scope) == Some(&epoch) {
@@ -139,15 +136,23 @@ impl Sync {
 
     /// False: the hash had to be changed, and must be read again.
     async fn pull(&self, connection: &mut Connection, seen: &mut Seen) -> RedisResult<bool> {
-        let (all, revision): (Option<Vec<u8>>, Option<Vec<u8>>) = cmd("HMGET")
+        let asked = cmd("HMGET")
             .arg(&self.key)
             .arg(ALL)
             .arg(REVISION)
-            .query_async(connection)
-            .await?;
-        let known =
-            seen.revision.is_some() && revision.and_then(|text| number(&text)) == seen.revision;
-        if known && all.map(|text| epoch(&text)) == seen.all {
+            .query_async::<(Option<Vec<u8>>, Option<Vec<u8>>)>(connection)
+            .await;
+        let (all, revision) = match asked {
+            Err(error) if error.code() == Some("WRONGTYPE") => {
+                // Somebody else's, in a place that is not theirs.
+                let mut delete = cmd("DEL");
+                delete.arg(&self.key).query_async::<()>(connection).await?;
+                return Ok(false);
+            }
+            asked => asked?,
+        };
+        let revision = revision.and_then(|text| number(&text));
+        if seen.is_same(revision, all.map(|text| epoch(&text))) {
             return Ok(true);
         }
         let fields: Vec<(Vec<u8>, Vec<u8>)> = cmd("HGETALL")
@@ -158,7 +163,7 @@ impl Sync {
         let mut hash = HashMap::with_capacity(fields.len());
         for (field, value) in fields {
             if field == REVISION.as_bytes() {
-                revision = Some(number(&value));
+                revision = Some(number(&value).filter(|number| *number <= MOST_REVISION));
             } else if let Some(scope) = number(&field) {
                 hash.insert(scope, epoch(&value));
             }
@@ -176,7 +181,7 @@ impl Sync {
                 .await?;
             return Ok(false);
         }
-        let (Some(&all), Some(Some(revision))) = (hash.get(&ALL), revision) else {
+        let (true, Some(Some(revision))) = (hash.contains_key(&ALL), revision) else {
             // Lost, or the first of its life. Only the first who says so is heard.
             pipe()
                 .atomic()
@@ -184,25 +189,20 @@ impl Sync {
                 .ignore()
                 .hset_nx(&self.key, REVISION, self.first_revision())
                 .ignore()
-                .hincr(&self.key, REVISION, 1)
+                .hincr(&self.key, REVISION, self.step())
                 .ignore()
                 .query_async::<()>(connection)
                 .await?;
             return Ok(false);
         };
-        let gone = seen.scopes.iter().any(|scope| !hash.contains_key(scope));
-        if revision < seen.highest || (gone && seen.all == Some(all)) {
-            // Something that was made old is not any more.
-            seen.highest = revision;
-            seen.scopes.clear();
+        let told = |scope| self.pending.scopes.lock().contains_key(&scope);
+        if seen.went_back(revision, &hash, told) {
+            seen.start_over(revision);
             let fresh = [(ALL, self.epochs.draw())];
             self.change(connection, seen, &fresh).await?;
             return Ok(false);
         }
-        seen.revision = Some(revision);
-        seen.highest = revision;
-        seen.all = Some(all);
-        seen.scopes = hash.keys().copied().collect();
+        seen.read(revision, &hash);
         let pending = self.pending.scopes.lock();
         hash.extend(pending.iter().map(|(&scope, &epoch)| (scope, epoch)));
         self.epochs.replace(hash);
@@ -215,16 +215,25 @@ impl Sync {
         seen: &mut Seen,
         fields: &[(u64, u64)],
     ) -> RedisResult<()> {
+        for (scope, epoch) in fields {
+            seen.tell(*scope, *epoch);
+        }
         let mut both = pipe();
         let (revision,): (u64,) = both
             .atomic()
             .hset_multiple(&self.key, fields)
             .ignore()
-            .hincr(&self.key, REVISION, 1)
+            .hincr(&self.key, REVISION, self.step())
             .query_async(connection)
             .await?;
-        seen.highest = seen.highest.max(revision);
+        seen.arrived(revision);
         Ok(())
+    }
+
+    /// By how much a change moves the revision: by as much as no other does, so that a hash which
+    /// lost one and got another is not taken for the one that was read.
+    fn step(&self) -> u64 {
+        1 + (self.epochs.draw() >> 40)
     }
 
     /// Far from where it would overflow, and from that of a hash before this one.

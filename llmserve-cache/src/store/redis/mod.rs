@@ -14,6 +14,7 @@ mod client;
 mod epochs;
 mod error;
 mod link;
+mod seen;
 mod writes;
 
 use std::sync::Arc;
