@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::entry::Entry;
 use crate::key::Key;
@@ -66,10 +66,52 @@ impl Backlog {
     }
 
     /// So many writes are done, or given up.
-    pub(crate) fn left(&self, writes: usize, bytes: usize) {
+    fn left(&self, writes: usize, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         *self.writes.lock() -= writes;
         self.changed();
+    }
+}
+
+/// The far end.
+pub(crate) struct Waiting {
+    receiver: mpsc::Receiver<Write>,
+    backlog: Arc<Backlog>,
+}
+
+/// Writes taken from the queue together. They count as waiting until it is dropped, however that
+/// comes to pass.
+pub(crate) struct Batch {
+    writes: Vec<Write>,
+    taken: (usize, usize),
+    backlog: Arc<Backlog>,
+}
+
+impl Waiting {
+    /// What there is, at least one and at most so many; none once the queue is dropped and empty.
+    pub(crate) async fn next(&mut self, most: usize) -> Option<Batch> {
+        let mut writes = Vec::new();
+        self.receiver.recv_many(&mut writes, most).await;
+        let bytes = writes.iter().map(Write::size).sum();
+        (!writes.is_empty()).then(|| Batch {
+            taken: (writes.len(), bytes),
+            writes,
+            backlog: self.backlog.clone(),
+        })
+    }
+}
+
+impl Batch {
+    /// Takes them out, in order. The batch is to be kept until they are dealt with.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Write> + use<> {
+        std::mem::take(&mut self.writes).into_iter()
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let (writes, bytes) = self.taken;
+        self.backlog.left(writes, bytes);
     }
 }
 
@@ -81,18 +123,29 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(
-        length: usize,
-        most_bytes: usize,
-        backlog: Arc<Backlog>,
-    ) -> (Self, mpsc::Receiver<Write>) {
+    /// Whether so many writes may wait.
+    ///
+    /// # Errors
+    /// How many may at most.
+    pub(crate) fn check(length: usize) -> Result<(), usize> {
+        match (1..=Semaphore::MAX_PERMITS).contains(&length) {
+            true => Ok(()),
+            false => Err(Semaphore::MAX_PERMITS),
+        }
+    }
+
+    pub(crate) fn new(length: usize, most_bytes: usize, backlog: Arc<Backlog>) -> (Self, Waiting) {
         let (sender, receiver) = mpsc::channel(length);
+        let waiting = Waiting {
+            receiver,
+            backlog: backlog.clone(),
+        };
         let queue = Self {
             sender,
             backlog,
             most_bytes,
         };
-        (queue, receiver)
+        (queue, waiting)
     }
 
     /// False: there is no room.

@@ -1,6 +1,7 @@
 //! `DiskStore`: what is there again after a restart, and what never is.
 
 mod damage;
+mod faults;
 mod rig;
 
 use std::io::{BufRead, BufReader};
@@ -11,7 +12,7 @@ use llmserve_cache::{DiskBuildError, DiskStore, Scope, Store};
 
 use crate::rig::{CAPACITY, bytes_in, check, entry, found, key, open};
 
-const FOLDER: &str = "LLMSERVE_TEST_DISK_FOLDER";
+pub(crate) const FOLDER: &str = "LLMSERVE_TEST_DISK_FOLDER";
 
 #[test]
 fn what_was_put_is_there_next_time() {
@@ -98,6 +99,12 @@ fn one_folder_is_one_stores() {
     assert!(matches!(error, Some(DiskBuildError::Folder { .. })));
     let error = DiskStore::builder(folder.path()).time_limit(Duration::ZERO);
     assert_eq!(error.build().err(), Some(DiskBuildError::TimeLimit));
+    for writes in [0, usize::MAX] {
+        let error = DiskStore::builder(folder.path()).queue(writes, 1).build();
+        assert!(
+            matches!(error.err(), Some(DiskBuildError::Queue { given, .. }) if given == writes)
+        );
+    }
 }
 
 #[test]

@@ -5,26 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use foyer::{
-    BlockEngineConfig, DeviceBuilder, FsDeviceBuilder, HybridCacheBuilder, PsyncIoEngineConfig,
-    RecoverMode,
-};
+use parking_lot::RwLock;
 
+use super::engine::{self, Layout};
 use super::error::DiskBuildError;
 use super::folder::Folder;
-use super::{Blobs, DiskStore, Shared, writes};
+use super::{DiskStore, Shared};
 use crate::store::queue::{Backlog, Queue};
 
 /// What makes sixteen blocks of the smallest size.
 const LEAST_CAPACITY: usize = 1 << 20;
-
-/// The disk is given up, and lost, in blocks: small enough that one is little of the whole.
-const BLOCKS: usize = 16;
-const LARGEST_BLOCK: usize = 16 << 20;
-const PAGE: usize = 4_096;
-
-/// Threads that read and write files.
-const FILE_THREADS: usize = 4;
 
 /// The limits of a [`DiskStore`].
 ///
@@ -92,89 +82,51 @@ impl DiskStoreBuilder {
         if self.time_limit < Duration::from_millis(1) {
             return Err(DiskBuildError::TimeLimit);
         }
+        Queue::check(self.queue).map_err(|most| DiskBuildError::Queue {
+            given: self.queue,
+            most,
+        })?;
         let folder = Folder::open(&self.folder)?;
         let failed = |reason: String| DiskBuildError::Folder {
             folder: self.folder.clone(),
             reason,
         };
-        let epochs = folder.epochs().map_err(|error| failed(error.to_string()))?;
-        let block = (self.capacity / BLOCKS).min(LARGEST_BLOCK) / PAGE * PAGE;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(FILE_THREADS)
-            .build()
-            .map_err(|error| DiskBuildError::Thread(error.to_string()))?;
+        let (epochs, epochs_file) = folder.epochs().map_err(|error| failed(error.to_string()))?;
+        let layout = Layout::of(self.capacity);
+        let no_thread = |error: std::io::Error| DiskBuildError::Thread(error.to_string());
+        let runtime = engine::runtime().map_err(no_thread)?;
         let backlog = Arc::<Backlog>::default();
         let (queue, waiting) = Queue::new(self.queue, self.queue_bytes, backlog.clone());
+        let shared = Arc::new(Shared {
+            engine: RwLock::default(),
+            epochs_file,
+            limit: self.time_limit,
+            backlog,
+            failures: AtomicU64::new(0),
+            unusable: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+        });
         let (tell, told) = std::sync::mpsc::channel();
-        let (capacity, limit) = (self.capacity, self.time_limit);
+        let serving = shared.clone();
         let work = move || {
-            let handle = runtime.handle().clone();
-            runtime.block_on(async move {
-                let mut blobs = open(&folder, block, capacity).await;
-                if blobs.is_err() && folder.clear(block).is_ok() {
-                    blobs = open(&folder, block, capacity).await;
-                }
-                let blobs = match blobs {
-                    Ok(blobs) => blobs,
-                    Err(reason) => return drop(tell.send(Err(reason))),
-                };
-                let shared = Arc::new(Shared {
-                    blobs,
-                    limit,
-                    handle,
-                    backlog,
-                    failures: AtomicU64::new(0),
-                    unusable: AtomicU64::new(0),
-                    expired: AtomicU64::new(0),
-                });
-                let _ = tell.send(Ok(shared.clone()));
-                writes::write(&shared, waiting, block).await;
-                let _ = shared.blobs.close().await;
-                // Only now may another have it.
-                drop(folder);
-            });
+            let opened = |opened| drop(tell.send(opened));
+            // The folder goes with it: only then may another have it.
+            engine::serve(&serving, &folder, layout, waiting, runtime, opened);
         };
         let thread = std::thread::Builder::new()
             .name("llmserve-disk".to_owned())
             .spawn(work)
-            .map_err(|error| DiskBuildError::Thread(error.to_string()))?;
+            .map_err(no_thread)?;
         match told.recv() {
-            Ok(Ok(shared)) => Ok(DiskStore {
+            Ok(Ok(())) => Ok(DiskStore {
                 shared,
                 epochs,
                 queue: Some(queue),
                 thread: Some(thread),
-                max_entry_size: block / 2,
+                max_entry_size: layout.at_once(),
             }),
             Ok(Err(reason)) => Err(failed(reason)),
             Err(_) => Err(failed("it cannot be opened".to_owned())),
         }
     }
-}
-
-async fn open(folder: &Folder, block: usize, capacity: usize) -> Result<Blobs, String> {
-    let blocks = capacity / block;
-    let path = folder.blocks(block, blocks);
-    let path = path.map_err(|error| error.to_string())?;
-    let device = FsDeviceBuilder::new(path)
-        .with_capacity(blocks * block)
-        .build()
-        .map_err(|error| error.to_string())?;
-    let engine = BlockEngineConfig::new(device)
-        .with_block_size(block)
-        .with_buffer_pool_size(2 * block)
-        .with_submit_queue_size_threshold(4 * block);
-    // What is near is the memory store's; here is only what a lookup is just reading.
-    HybridCacheBuilder::new()
-        .with_flush_on_close(false)
-        .memory(BLOCKS)
-        .with_shards(1)
-        .storage()
-        .with_io_engine_config(PsyncIoEngineConfig::new())
-        .with_engine_config(engine)
-        .with_recover_mode(RecoverMode::Quiet)
-        .build()
-        .await
-        .map_err(|error| error.to_string())
 }

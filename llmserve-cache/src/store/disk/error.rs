@@ -24,6 +24,14 @@ pub enum DiskBuildError {
     /// Lookups would have no time.
     #[error("time_limit is less than a millisecond, so nothing would ever be found")]
     TimeLimit,
+    /// No write could wait for the disk, or more than there can be.
+    #[error("queue {given} is not possible: from 1 to {most} writes may wait for the disk")]
+    Queue {
+        /// What was asked for.
+        given: usize,
+        /// What works at most.
+        most: usize,
+    },
     /// Another store, here or in another process, has the folder open.
     #[error("{folder} is in use by another store: every process needs a folder of its own")]
     InUse {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
@@ -101,24 +101,60 @@ impl Folder {
 
     /// The epochs that count here: those of last time, or, if they are not to be read, new ones, by
     /// which everything is old. From then on every change is on disk before it returns.
-    pub(super) fn epochs(&self) -> io::Result<Arc<Epochs>> {
+    pub(super) fn epochs(&self) -> io::Result<(Arc<Epochs>, Arc<EpochsFile>)> {
         let epochs = Arc::<Epochs>::default();
-        let path = self.path.join("epochs");
-        match fs::read(&path).ok().and_then(|bytes| parse(&bytes)) {
-            Some(known) => epochs.replace(known),
-            None => write(&path, &epochs)?,
-        }
-        let (here, writing) = (Arc::downgrade(&epochs), Mutex::new(()));
-        epochs.listen(move |_, _| {
-            let _writing = writing.lock();
-            let Some(epochs) = here.upgrade() else { return };
-            if write(&path, &epochs).is_err() {
-                // No epochs are better than old ones: next time everything is old. A full disk
-                // has room for that.
-                let _ = fs::remove_file(&path);
-            }
+        let file = Arc::new(EpochsFile {
+            path: self.path.join("epochs"),
+            epochs: Arc::downgrade(&epochs),
+            behind: Mutex::new(false),
         });
-        Ok(epochs)
+        match fs::read(&file.path).ok().and_then(|bytes| parse(&bytes)) {
+            Some(known) => epochs.replace(known),
+            None => file.write(&mut file.behind.lock())?,
+        }
+        let written = file.clone();
+        epochs.listen(move |_, _| {
+            // Where nothing can be written nor removed, what is there stays.
+            let _ = written.write(&mut written.behind.lock());
+        });
+        Ok((epochs, file))
+    }
+}
+
+/// Where the epochs are kept.
+pub(super) struct EpochsFile {
+    path: PathBuf,
+    epochs: Weak<Epochs>,
+    /// Whether what is there is not what counts.
+    behind: Mutex<bool>,
+}
+
+impl EpochsFile {
+    /// Writes them if they could not be written before.
+    pub(super) fn mend(&self) {
+        let mut behind = self.behind.lock();
+        if *behind {
+            let _ = self.write(&mut behind);
+        }
+    }
+
+    /// Writes them or, if that is not possible, makes what is there unreadable: no epochs are better
+    /// than old ones, as next time everything is old. A full disk has room for that.
+    fn write(&self, behind: &mut bool) -> io::Result<()> {
+        let Some(epochs) = self.epochs.upgrade() else {
+            return Ok(());
+        };
+        *behind = write(&self.path, &epochs).is_err();
+        if !*behind {
+            return Ok(());
+        }
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // A folder that may not be changed may have files that may.
+                OpenOptions::new().write(true).open(&self.path)?.set_len(0)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

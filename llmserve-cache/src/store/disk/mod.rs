@@ -2,6 +2,7 @@
 
 mod blob;
 mod builder;
+mod engine;
 mod error;
 mod folder;
 mod writes;
@@ -12,21 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use foyer::{HybridCache, Load};
-use tokio::runtime::Handle;
+use foyer::Load;
+use llmserve_core::error::guarded;
+use parking_lot::RwLock;
 use tokio::time::timeout;
 
 pub use builder::DiskStoreBuilder;
 pub use error::DiskBuildError;
 
-use self::blob::Blob;
+use self::engine::Engine;
+use self::folder::EpochsFile;
 use super::queue::{Backlog, Queue, Write};
 use super::{Lookup, Store, StoreStats};
 use crate::entry::{Entry, Unusable};
 use crate::epoch::Epochs;
 use crate::key::Key;
-
-type Blobs = HybridCache<u128, Blob>;
 
 /// Answers on a local disk, within a number of bytes: [foyer](https://docs.rs/foyer), which writes
 /// them one after another into blocks, and gives up the oldest block when there is no other. Stands
@@ -34,7 +35,8 @@ type Blobs = HybridCache<u128, Blob>;
 ///
 /// It survives being killed at any moment. What was being written then is lost, and what is damaged
 /// on disk, however it came to be, is a miss. Lookups and writes are the work of a thread of the
-/// store's own; whatever goes wrong is a miss and one of [`StoreStats::failures`].
+/// store's own; whatever goes wrong is a miss and one of [`StoreStats::failures`]. After a write
+/// that failed, as on a full disk, everything is for a second; then the disk is tried again.
 ///
 /// [`Epochs::invalidate`] returns when the disk knows, which takes milliseconds. Epochs that were
 /// lost make everything old. Dropping a store waits until what it was given is written.
@@ -69,9 +71,10 @@ pub struct DiskStore {
 
 /// What lookups and the store's thread share.
 struct Shared {
-    blobs: Blobs,
+    /// None: the disk has failed it, and there is no other yet.
+    engine: RwLock<Option<Engine>>,
+    epochs_file: Arc<EpochsFile>,
     limit: Duration,
-    handle: Handle,
     backlog: Arc<Backlog>,
     failures: AtomicU64,
     unusable: AtomicU64,
@@ -103,9 +106,14 @@ impl Shared {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn fetch(self: Arc<Self>, key: Arc<Key>) -> Option<Entry> {
+    fn set_engine(&self, engine: Option<Engine>) {
+        let before = std::mem::replace(&mut *self.engine.write(), engine);
+        drop(before);
+    }
+
+    async fn fetch(self: Arc<Self>, engine: Engine, key: Arc<Key>) -> Option<Entry> {
         let hash = key.hash128();
-        let loaded = timeout(self.limit, self.blobs.storage().load(&hash)).await;
+        let loaded = timeout(self.limit, engine.blobs.storage().load(&hash)).await;
         let blob = match loaded {
             Ok(Ok(Load::Entry { value, .. })) => value,
             Ok(Ok(Load::Piece { piece, .. })) => piece.value().clone(),
@@ -134,15 +142,25 @@ impl Shared {
 
 impl Store for DiskStore {
     fn get(&self, key: &Arc<Key>) -> Lookup {
-        // Its index is in memory, so most misses take no time.
-        if !self.shared.blobs.storage().may_contains(&key.hash128()) {
+        let engine = self.shared.engine.read().clone();
+        let Some(engine) = engine else {
+            self.shared.count_failure();
+            return Lookup::Ready(None);
+        };
+        // Its index is in memory, so most misses take no time. One whose write has failed may panic.
+        let there = guarded(|| engine.blobs.storage().may_contains(&key.hash128()));
+        if there != Ok(true) {
+            if there.is_err() {
+                self.shared.count_failure();
+            }
             return Lookup::Ready(None);
         }
         let (shared, key) = (self.shared.clone(), key.clone());
         Lookup::Pending(Box::pin(async move {
             // A task of its own, so that the time limit runs where there is a clock for it.
-            let fetching = shared.clone().fetch(key);
-            match shared.handle.spawn(fetching).await {
+            let handle = engine.handle.clone();
+            let fetching = shared.clone().fetch(engine, key);
+            match handle.spawn(fetching).await {
                 Ok(found) => found,
                 Err(_) => {
                     shared.count_failure();

@@ -16,7 +16,7 @@ use super::error::RedisBuildError;
 use super::link::{self, Link};
 use super::writes;
 use super::{RedisStore, Shared};
-use crate::store::queue::{Backlog, Queue, Write};
+use crate::store::queue::{Backlog, Queue, Waiting};
 
 /// The settings of a [`RedisStore`].
 ///
@@ -161,7 +161,11 @@ impl RedisStoreBuilder {
         at_least("connect_timeout", "1 ms", self.patience.as_millis(), 1)?;
         at_least("epoch_refresh", "1 ms", self.refresh.as_millis(), 1)?;
         at_least("connections", "1", self.connections, 1)?;
-        at_least("queue", "1 write", self.queue, 1)?;
+        Queue::check(self.queue).map_err(|_| RedisBuildError::Setting {
+            setting: "queue",
+            given: self.queue.to_string(),
+            least: "1 write, and no more than a queue can have",
+        })?;
         at_least("breaker", "1 failure", self.breaker.0, 1)?;
         let source = Source::new(
             &self.urls,
@@ -226,7 +230,7 @@ impl RedisStoreBuilder {
 }
 
 /// All that a store does by itself, until it is dropped and what it was given is sent.
-async fn work(shared: Arc<Shared>, waiting: tokio::sync::mpsc::Receiver<Write>, refresh: Duration) {
+async fn work(shared: Arc<Shared>, waiting: Waiting, refresh: Duration) {
     // Dropped at the end, and with it all of them.
     let mut until_dropped = JoinSet::new();
     for index in 0..shared.links.len() {

@@ -4,26 +4,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use redis::cmd;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Shared;
 use super::link::too_late;
 use crate::key::Key;
-use crate::store::queue::Write;
+use crate::store::queue::{Waiting, Write};
 
 /// Writes that are sent together.
 const AT_ONCE: usize = 256;
 
 /// Sends what is queued, until the queue is dropped and empty.
-pub(super) async fn send(shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) {
-    let mut batch = Vec::with_capacity(AT_ONCE);
-    while queue.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let (writes, bytes) = (batch.len(), batch.iter().map(Write::size).sum());
+pub(super) async fn send(shared: Arc<Shared>, mut queue: Waiting) {
+    while let Some(mut batch) = queue.next(AT_ONCE).await {
         // Of writes to one key the last counts; the others need not be sent, nor overtaken.
         let last: HashMap<Arc<Key>, Write> = batch
-            .drain(..)
+            .drain()
             .map(|write| (write.key().clone(), write))
             .collect();
         let mut sending = JoinSet::new();
@@ -31,7 +28,6 @@ pub(super) async fn send(shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) 
             sending.spawn(send_one(shared.clone(), write));
         }
         while sending.join_next().await.is_some() {}
-        shared.backlog.left(writes, bytes);
     }
 }
 
