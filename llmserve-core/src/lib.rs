@@ -45,7 +45,7 @@ pub use contract::generate::{Blocking, EventStream, Generate};
 pub use contract::grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarMatcher};
 pub use contract::kv::{
     BlockEvent, BlockTables, Demand, KvError, KvLayout, KvManager, KvStats, OutOfBlocks, PageOp,
-    PrefixScope,
+    Pinned, PrefixScope,
 };
 pub use contract::loader::{LoadProgress, Loaded, Loader};
 pub use contract::merge::{Merged, merge};

@@ -62,6 +62,14 @@ pub enum BuildError {
         /// The limit.
         max: usize,
     },
+    /// More blocks may be pinned than there are.
+    #[error("max_pinned_blocks() is {max_pinned_blocks}; it takes at most blocks(), {blocks}")]
+    MaxPinnedBlocks {
+        /// The number given.
+        max_pinned_blocks: usize,
+        /// Blocks there are.
+        blocks: usize,
+    },
 }
 
 /// Settings of a [`PagedKv`].
@@ -91,6 +99,7 @@ pub struct PagedKvBuilder {
     prefix_caching: bool,
     events: bool,
     max_sequences: usize,
+    max_pinned_blocks: Option<usize>,
 }
 
 impl Default for PagedKvBuilder {
@@ -103,6 +112,7 @@ impl Default for PagedKvBuilder {
             prefix_caching: true,
             events: false,
             max_sequences: 1 << 20,
+            max_pinned_blocks: None,
         }
     }
 }
@@ -154,6 +164,13 @@ impl PagedKvBuilder {
         self
     }
 
+    /// Most blocks that [pins](llmserve_core::KvManager::pin) may name, half of all unless said: what
+    /// they name is evicted after all else, and others' prompts want to be cached too.
+    pub fn max_pinned_blocks(mut self, blocks: usize) -> Self {
+        self.max_pinned_blocks = Some(blocks);
+        self
+    }
+
     /// Builds the manager.
     ///
     /// # Errors
@@ -189,13 +206,21 @@ impl PagedKvBuilder {
                 max,
             });
         }
+        let max_pinned_blocks = self.max_pinned_blocks.unwrap_or(blocks / 2);
+        if max_pinned_blocks > blocks {
+            return Err(BuildError::MaxPinnedBlocks {
+                max_pinned_blocks,
+                blocks,
+            });
+        }
         let chain = match (self.prefix_caching, self.root) {
             (true, None) => return Err(BuildError::NoRoot),
             (true, Some(root)) => Some(Chain::new(root)),
             (false, _) => None,
         };
-        let pool = Pool::new(blocks as u32, block_size, chain.is_some(), self.events)
+        let mut pool = Pool::new(blocks as u32, block_size, chain.is_some(), self.events)
             .ok_or(BuildError::TooLarge { blocks, block_size })?;
+        pool.limit_pins(max_pinned_blocks);
         Ok(PagedKv {
             layout: KvLayout {
                 block_size,
@@ -258,6 +283,14 @@ mod tests {
             refused(builder().max_sequences(0)),
             BuildError::MaxSequences { .. }
         ));
+        assert_eq!(
+            refused(builder().max_pinned_blocks(5)),
+            BuildError::MaxPinnedBlocks {
+                max_pinned_blocks: 5,
+                blocks: 4
+            }
+        );
+        assert!(builder().max_pinned_blocks(4).build().is_ok());
     }
 
     #[test]

@@ -20,6 +20,22 @@ impl Chain {
         }
     }
 
+    /// The identities of the whole blocks of `tokens`.
+    pub(crate) fn identities(
+        self,
+        extras: &Extras,
+        tokens: &[TokenId],
+        block_size: usize,
+    ) -> Vec<BlockIdentity> {
+        let mut parent = None;
+        let blocks = tokens.chunks_exact(block_size).map(|block| {
+            let identity = self.identity(parent, extras, block);
+            parent = Some(identity);
+            identity
+        });
+        blocks.collect()
+    }
+
     /// The identity of the block of `tokens` after `parent`, or of a first block.
     pub(crate) fn identity(
         self,

@@ -1,8 +1,10 @@
 //! The manager: the contract's calls, each a few steps over sequences and pool.
 
+use std::sync::Arc;
+
 use llmserve_core::{
-    BlockEvent, BlockId, BlockTables, Demand, GroupId, KvError, KvLayout, KvManager, KvStats,
-    OutOfBlocks, PageOp, PrefixScope, SequenceId, TokenId,
+    BlockEvent, BlockId, BlockTables, Demand, Extras, GroupId, KvError, KvLayout, KvManager,
+    KvStats, OutOfBlocks, PageOp, Pinned, PrefixScope, SequenceId, TokenId,
 };
 
 use crate::allocate::{need, writes};
@@ -344,6 +346,36 @@ impl KvManager for PagedKv {
             tell_tail(&mut self.pool, &mut closed);
             self.pool.give_back(&mut closed.table, 0);
         }
+    }
+
+    fn pin(&mut self, tokens: &[TokenId], extras: &Extras) -> Result<Pinned, KvError> {
+        let Some(chain) = self.chain else {
+            return Ok(Pinned::default());
+        };
+        let identities = chain.identities(extras, tokens, self.layout.block_size);
+        let extras = Arc::new(extras.clone());
+        let cached = self.pool.sealed_front(&identities, &extras, tokens);
+        self.pool.pin(&identities, &cached)?;
+        Ok(Pinned {
+            blocks: identities.len(),
+            cached: cached.len(),
+        })
+    }
+
+    fn unpin(&mut self, tokens: &[TokenId], extras: &Extras) {
+        if let Some(chain) = self.chain {
+            let identities = chain.identities(extras, tokens, self.layout.block_size);
+            self.pool.unpin(&identities);
+        }
+    }
+
+    fn cached_blocks(&self, tokens: &[TokenId], extras: &Extras) -> usize {
+        let Some(chain) = self.chain else {
+            return 0;
+        };
+        let identities = chain.identities(extras, tokens, self.layout.block_size);
+        let extras = Arc::new(extras.clone());
+        self.pool.sealed_front(&identities, &extras, tokens).len()
     }
 
     fn reset(&mut self) -> Result<(), KvError> {

@@ -11,6 +11,8 @@ pub(crate) struct Levels {
     pub(crate) peak_held: usize,
     /// Idle blocks with a label.
     pub(crate) cached_idle: usize,
+    /// Blocks kept for pins, idle or held.
+    pub(crate) kept: usize,
     /// Slots of held blocks without a token; a shared block counts once.
     pub(crate) unused: usize,
     pub(crate) evictions: u64,
@@ -45,6 +47,8 @@ impl Counters {
             total_blocks: pool.len(),
             held_blocks: levels.held,
             cached_idle_blocks: levels.cached_idle,
+            pinned_blocks: pool.pinned(),
+            pinned_cached_blocks: levels.kept,
             peak_held_blocks: levels.peak_held,
             unused_slots: levels.unused,
             query_tokens: self.query_tokens,

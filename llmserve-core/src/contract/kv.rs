@@ -72,6 +72,15 @@ pub struct Demand {
     pub cached: usize,
 }
 
+/// What a [pin](KvManager::pin) came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pinned {
+    /// Whole blocks that were named; 0 from a manager that keeps nothing.
+    pub blocks: usize,
+    /// How many of them, from the front, are cached now.
+    pub cached: usize,
+}
+
 /// A page operation that must run, in order, before the step that was planned with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -120,6 +129,11 @@ pub struct KvStats {
     pub held_blocks: usize,
     /// Blocks nobody holds whose content can still be hit.
     pub cached_idle_blocks: usize,
+    /// Blocks that pins name, each once however many pins name it, cached or not.
+    pub pinned_blocks: usize,
+    /// How many of those are cached, idle or held. Fewer than are named where some are yet to be
+    /// computed, or had to make room.
+    pub pinned_cached_blocks: usize,
     /// Most blocks ever held at once.
     pub peak_held_blocks: usize,
     /// Token slots in held blocks that hold no token, now.
@@ -162,6 +176,19 @@ pub enum KvError {
     Held {
         /// Blocks held.
         held: usize,
+    },
+    /// More would be pinned than may be.
+    #[error(
+        "{pinned} KV blocks are pinned and {wanted} more were to be, {limit} may be: pin less, \
+         unpin others or raise max_pinned_blocks()"
+    )]
+    TooManyPinned {
+        /// Blocks pinned.
+        pinned: usize,
+        /// Blocks that are not, and were to be.
+        wanted: usize,
+        /// Most that may be.
+        limit: usize,
     },
     /// The call does not fit the sequence's state.
     #[error("{sequence:?}: {reason}")]
@@ -279,6 +306,34 @@ pub trait KvManager: BlockTables + Send {
     /// Gives all blocks back as [`release`](Self::release) does and forgets the sequence. An
     /// unknown one is no error.
     fn close(&mut self, sequence: SequenceId);
+
+    /// Names the whole blocks of `tokens`, from the first on, as worth keeping: of all that could
+    /// be evicted they are the last, now or when they come to be cached. They count as
+    /// [`available`](Self::available) as before, so a sequence that needs them gets them, and
+    /// nobody waits for the sake of a pin.
+    ///
+    /// Pins are counted: each needs its [`unpin`](Self::unpin). They outlast eviction and
+    /// [`reset`](Self::reset). The default, nothing, is right for a manager that cannot.
+    ///
+    /// # Errors
+    /// [`KvError::TooManyPinned`].
+    fn pin(&mut self, tokens: &[TokenId], extras: &Extras) -> Result<Pinned, KvError> {
+        let _ = (tokens, extras);
+        Ok(Pinned::default())
+    }
+
+    /// Takes one [`pin`](Self::pin) of the same tokens and extras back. What no other pin names is
+    /// from now on the latest used of what is ordinary. Of what nobody pinned it is no error.
+    fn unpin(&mut self, tokens: &[TokenId], extras: &Extras) {
+        let _ = (tokens, extras);
+    }
+
+    /// Whole blocks at the front of `tokens` that are cached, those not counted whose step has not
+    /// succeeded yet. What [`Pinned::cached`] would be.
+    fn cached_blocks(&self, tokens: &[TokenId], extras: &Extras) -> usize {
+        let _ = (tokens, extras);
+        0
+    }
 
     /// Forgets every cached block.
     ///

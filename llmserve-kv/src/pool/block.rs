@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use llmserve_core::Extras;
 
+use crate::free_list::Ring;
+
 /// The number of a line of content: equal for two blocks exactly when their tokens, and those of
 /// every block before them, and the extras at the root were compared and found equal.
 ///
@@ -30,6 +32,8 @@ pub(crate) struct Label {
     pub(crate) lineage: Lineage,
     /// False while the step that fills the block has not succeeded yet.
     pub(crate) sealed: bool,
+    /// Whether it is the block that is kept for a pinned identity; only a sealed one is.
+    pub(crate) kept: bool,
 }
 
 /// One block: who holds it and what is in it. Two of them fit a cache line.
@@ -48,5 +52,17 @@ const _: () = assert!(size_of::<Block>() == 32);
 impl Block {
     pub(crate) fn is_sealed(&self) -> bool {
         self.label.is_some_and(|label| label.sealed)
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.label.is_some_and(|label| label.kept)
+    }
+
+    /// Where it waits while nobody holds it.
+    pub(super) fn ring(&self) -> Ring {
+        match self.is_kept() {
+            true => Ring::Kept,
+            false => Ring::Ordinary,
+        }
     }
 }

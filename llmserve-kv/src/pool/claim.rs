@@ -51,8 +51,8 @@ impl<'a> Claim<'a> {
         self.hits += 1;
     }
 
-    /// Takes the least recently used idle blocks. What they hold is forgotten when the claim is
-    /// kept.
+    /// Takes the least recently used idle blocks, those kept for a pin last. What they hold is
+    /// forgotten when the claim is kept.
     pub(crate) fn fresh(&mut self, blocks: usize) -> Result<(), Exhausted> {
         match self.pool.free.pop(blocks, &mut self.table.blocks) {
             true => Ok(()),
@@ -77,7 +77,8 @@ impl Drop for Claim<'_> {
         let (hits, fresh) = self.table.blocks[self.held..].split_at(self.hits);
         // In reverse: that is what makes the free list's restore exact.
         for &id in fresh.iter().rev() {
-            self.pool.free.push_front(id);
+            let ring = self.pool.block(id).ring();
+            self.pool.free.push_front(id, ring);
         }
         for &id in hits.iter().rev() {
             let block = &mut self.pool.blocks[id.index()];

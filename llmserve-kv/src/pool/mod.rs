@@ -6,6 +6,7 @@
 
 mod block;
 mod claim;
+mod pins;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,9 +18,10 @@ use llmserve_core::{BlockEvent, BlockId, BlockIdentity, Extras, TokenId};
 
 pub(crate) use block::{Block, Label, Lineage, Parent};
 pub(crate) use claim::Claim;
+use pins::Pins;
 pub(crate) use table::Table;
 
-use crate::free_list::FreeList;
+use crate::free_list::{FreeList, Ring};
 use crate::index::Index;
 use crate::stats::Levels;
 
@@ -35,6 +37,7 @@ pub(crate) struct Pool {
     roots: Vec<Option<Arc<Extras>>>,
     /// The number that the next line of content gets.
     next_lineage: NonZeroU64,
+    pins: Pins,
     levels: Levels,
     /// None when nobody listens.
     events: Option<Vec<BlockEvent>>,
@@ -42,7 +45,8 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// `labels` says whether blocks will ever be labelled; without, nothing is kept for it. None
-    /// when the blocks' slots cannot be counted or their tokens not be kept in memory.
+    /// when the blocks' slots cannot be counted or their tokens not be kept in memory. Nothing can
+    /// be pinned until [`limit_pins`](Self::limit_pins) says how much.
     pub(crate) fn new(blocks: u32, block_size: usize, labels: bool, events: bool) -> Option<Self> {
         let slots = (blocks as usize).checked_mul(block_size)?;
         let labelled = if labels { blocks } else { 0 };
@@ -63,6 +67,7 @@ impl Pool {
             tokens,
             roots: vec![None; labelled as usize],
             next_lineage: NonZeroU64::MIN,
+            pins: Pins::default(),
             levels: Levels::default(),
             events: events.then(Vec::new),
         })
@@ -161,12 +166,13 @@ impl Pool {
         let unused = self.block_size - block.fill as usize;
         self.levels.let_go(unused);
         if block.is_sealed() {
+            let ring = block.ring();
             self.levels.cached_idle += 1;
-            self.free.push_back(id);
+            self.free.push_back(id, ring);
         } else {
             // Nobody is left to say that its step succeeded.
             self.strip(id);
-            self.free.push_front(id);
+            self.free.push_front(id, Ring::Ordinary);
         }
     }
 
@@ -285,6 +291,7 @@ impl Pool {
             after,
             lineage,
             sealed: false,
+            kept: false,
         });
         lineage
     }
@@ -303,6 +310,7 @@ impl Pool {
             Some(label) if !label.sealed => label.sealed = true,
             _ => return,
         }
+        self.keep_sealed(id, identity);
         if announce {
             let tokens = self.tokens_of(id).to_vec();
             self.announce(BlockEvent::Stored {
@@ -322,6 +330,9 @@ impl Pool {
             self.roots[id.index()] = None;
         }
         let identity = self.index.remove(id);
+        if label.kept {
+            self.pass_on(identity, label.lineage);
+        }
         if label.sealed && self.events.is_some() && !self.is_sealed_anywhere(identity) {
             self.announce(BlockEvent::Removed { identity });
         }
@@ -331,7 +342,7 @@ impl Pool {
         self.block(id).label.map(|label| label.lineage)
     }
 
-    /// Forgets all content. Nobody may hold a block.
+    /// Forgets all content, not what is pinned. Nobody may hold a block.
     pub(crate) fn clear(&mut self) {
         debug_assert_eq!(self.available(), self.len());
         for at in 0..self.blocks.len() {
@@ -341,6 +352,7 @@ impl Pool {
         }
         self.roots.fill(None);
         self.levels.cached_idle = 0;
+        self.levels.kept = 0;
         self.free = FreeList::full(self.blocks.len() as u32);
         self.announce(BlockEvent::Cleared);
     }
@@ -420,7 +432,15 @@ impl Pool {
     }
 
     pub(crate) fn idle(&self) -> Vec<u32> {
-        self.free.iter().map(|id| id.0).collect()
+        self.free.iter(Ring::Ordinary).map(|id| id.0).collect()
+    }
+
+    pub(crate) fn idle_kept(&self) -> Vec<u32> {
+        self.free.iter(Ring::Kept).map(|id| id.0).collect()
+    }
+
+    pub(crate) fn pins_of(&self, identity: BlockIdentity) -> usize {
+        self.pins.count(identity)
     }
 
     pub(crate) fn is_after(&self, id: BlockId, parent: Parent<'_>) -> bool {

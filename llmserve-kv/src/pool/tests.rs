@@ -54,6 +54,30 @@ fn a_dropped_claim_gives_everything_back_as_it_was() {
 }
 
 #[test]
+fn a_dropped_claim_puts_what_is_kept_back_where_it_was() {
+    let mut pool = with_cached();
+    pool.limit_pins(1);
+    pool.pin(&[ONE], &[BlockId(0)]).expect("allowed");
+    let idle = |pool: &Pool| (pool.idle(), pool.idle_kept());
+    assert_eq!(idle(&pool), (vec![1, 2, 3], vec![0]));
+    for hits in [0, 1] {
+        let before = format!("{:?}", (idle(&pool), &pool.blocks, pool.levels));
+        let mut table = Table::default();
+        let mut claim = pool.claim(&mut table);
+        (0..hits).for_each(|_| claim.hit(BlockId(0)));
+        claim.fresh(4 - hits).expect("room");
+        drop(claim);
+        assert_eq!(
+            format!("{:?}", (idle(&pool), &pool.blocks, pool.levels)),
+            before
+        );
+    }
+    let table = take(&mut pool, 4);
+    assert_eq!(table.as_slice(), [1, 2, 3, 0].map(BlockId));
+    assert_eq!((pool.levels().kept, pool.levels().evictions), (0, 1));
+}
+
+#[test]
 fn a_claim_that_runs_out_gives_back_even_what_it_would_have_evicted() {
     let mut pool = with_cached();
     let mut table = Table::default();

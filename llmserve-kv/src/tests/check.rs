@@ -1,8 +1,9 @@
 //! What must be true of a manager at any time, computed the slow way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use llmserve_core::{BlockId, BlockTables, GroupId, KvManager, SequenceId};
+use llmserve_core::{BlockId, BlockTables, Extras, GroupId, KvManager, SequenceId, TokenId};
 
 use crate::PagedKv;
 use crate::pool::Parent;
@@ -24,8 +25,14 @@ pub(crate) fn invariants(kv: &PagedKv, open: &[SequenceId], forked: bool) {
         }
     }
     let (mut unused, mut cached_idle, mut idle) = (0, 0, 0);
+    let mut kept = BTreeSet::new();
     for number in 0..pool.len() as u32 {
         let block = pool.block(BlockId(number));
+        if block.is_kept() {
+            let identity = pool.identity(BlockId(number));
+            assert!(block.is_sealed() && pool.pins_of(identity) > 0);
+            assert!(kept.insert(identity.as_u128()), "twins are kept");
+        }
         let held_by = holders.get(&number).map_or(&[][..], Vec::as_slice);
         assert_eq!(block.refs as usize, held_by.len(), "references of {number}");
         assert_eq!(pool.is_idle(BlockId(number)), held_by.is_empty());
@@ -89,7 +96,11 @@ pub(crate) fn invariants(kv: &PagedKv, open: &[SequenceId], forked: bool) {
     assert_eq!(stats.cached_idle_blocks, cached_idle);
     assert_eq!(stats.unused_slots, unused);
     assert!(stats.peak_held_blocks >= stats.held_blocks);
-    let order = pool.idle();
+    assert_eq!(stats.pinned_cached_blocks, kept.len());
+    assert!(stats.pinned_cached_blocks <= stats.pinned_blocks);
+    let is_kept = |number: &u32| pool.block(BlockId(*number)).is_kept();
+    assert!(!pool.idle().iter().any(is_kept) && pool.idle_kept().iter().all(is_kept));
+    let order = [pool.idle(), pool.idle_kept()].concat();
     assert_eq!(order.len(), idle);
     assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), idle);
 }
@@ -116,6 +127,55 @@ pub(crate) fn naive_prefix(kv: &PagedKv, sequence: SequenceId) -> usize {
         }
     }
     most * block_size
+}
+
+/// The sealed blocks at the front of `tokens`, by comparing content with every block there is.
+pub(crate) fn naive_front(kv: &PagedKv, tokens: &[TokenId], extras: &Extras) -> Vec<BlockId> {
+    let extras = Arc::new(extras.clone());
+    let mut parent = Parent::Root(&extras);
+    let mut front = Vec::new();
+    for tokens in tokens.chunks_exact(kv.pool.block_size()) {
+        let found = (0..kv.pool.len() as u32).map(BlockId).find(|&id| {
+            kv.pool.block(id).is_sealed()
+                && kv.pool.is_after(id, parent)
+                && kv.pool.content(id) == tokens
+        });
+        let Some(id) = found else { break };
+        front.push(id);
+        match kv.pool.lineage(id) {
+            Some(lineage) => parent = Parent::After(lineage),
+            None => break,
+        }
+    }
+    front
+}
+
+/// Every pin is counted, and of what it names all that is cached is kept.
+pub(crate) fn pins(kv: &PagedKv, pins: &[(Vec<TokenId>, Extras)], collide: bool) {
+    let Some(chain) = kv.chain else {
+        assert_eq!(kv.stats().pinned_blocks, 0);
+        return;
+    };
+    let mut named = BTreeMap::new();
+    for (tokens, extras) in pins {
+        let identities = chain.identities(extras, tokens, kv.pool.block_size());
+        for identity in &identities {
+            *named.entry(*identity).or_insert(0) += 1;
+        }
+        for (id, identity) in naive_front(kv, tokens, extras).iter().zip(identities) {
+            let lineage = kv.pool.lineage(*id);
+            let kept = (0..kv.pool.len() as u32).map(BlockId).any(|other| {
+                kv.pool.block(other).is_kept()
+                    && kv.pool.identity(other) == identity
+                    && (collide || kv.pool.lineage(other) == lineage)
+            });
+            assert!(kept || collide, "{id:?} is pinned and not kept");
+        }
+    }
+    assert_eq!(kv.stats().pinned_blocks, named.len());
+    for (identity, count) in named {
+        assert_eq!(kv.pool.pins_of(identity), count);
+    }
 }
 
 /// The identities of all sealed blocks.

@@ -3,6 +3,7 @@
 mod behaviours;
 mod check;
 mod model;
+mod pinning;
 mod sharing;
 mod sim;
 

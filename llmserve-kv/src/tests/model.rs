@@ -25,6 +25,10 @@ pub(crate) enum Op {
     Release(usize),
     Close(usize),
     Reset,
+    /// Pin a prompt.
+    Pin(u8, usize, u8),
+    /// Take one of the pins back.
+    Unpin(usize),
     /// Calls that must fail or do nothing.
     Nonsense(usize),
 }
@@ -46,6 +50,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => slot.clone().prop_map(Op::Release),
         2 => slot.clone().prop_map(Op::Close),
         1 => Just(Op::Reset),
+        2 => (0..3u8, 0..22usize, 0..3u8).prop_map(|(stem, len, tenant)| Op::Pin(stem, len, tenant)),
+        1 => (0..8usize).prop_map(Op::Unpin),
         1 => slot.prop_map(Op::Nonsense),
     ]
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use llmserve_core::{
-    BlockEvent, BlockTables, Extras, GroupId, IdentityRoot, KvError, KvManager, PageOp,
-    PrefixScope, SequenceId, TokenId,
+    BlockEvent, BlockId, BlockTables, Extras, GroupId, IdentityRoot, KvError, KvManager, PageOp,
+    Pinned, PrefixScope, SequenceId, TokenId,
 };
 
-use super::check::{invariants, naive_prefix, sealed_identities, snapshot};
+use super::check::{invariants, naive_front, naive_prefix, pins, sealed_identities, snapshot};
 use super::model::{Op, SLOTS};
 use crate::PagedKv;
 
@@ -51,6 +51,8 @@ pub(crate) struct Sim {
     generations: Vec<u32>,
     flight: Vec<Step>,
     announced: BTreeSet<u128>,
+    pins: Vec<(Vec<TokenId>, Extras)>,
+    collide: bool,
     forked: bool,
     /// Whether identities are told apart and blocks lose their labels by eviction only: then
     /// identities alone say what is cached.
@@ -67,6 +69,19 @@ fn content(extras: &Extras, tokens: &[TokenId]) -> u64 {
     hasher.finish() | 1
 }
 
+fn prompt(stem: u8, len: usize, tenant: u8) -> (Vec<TokenId>, Extras) {
+    let mut tokens: Vec<TokenId> = (0..len).map(|at| (at as u32 * 7 + 3) % 5).collect();
+    if let Some(last) = len.checked_sub(1).filter(|_| stem > 0) {
+        tokens[last.min(stem as usize * 4)] = 9;
+    }
+    let extras = match tenant {
+        0 => Extras::default(),
+        1 => Extras::default().tenant("a"),
+        _ => Extras::default().tenant("b"),
+    };
+    (tokens, extras)
+}
+
 impl Sim {
     pub(crate) fn new(blocks: usize, block_size: usize, caching: bool, mask: u128) -> Self {
         let mut kv = PagedKv::builder()
@@ -75,6 +90,7 @@ impl Sim {
             .root(IdentityRoot::new(1, "f32", block_size))
             .prefix_caching(caching)
             .events(true)
+            .max_pinned_blocks(Self::max_pinned(blocks))
             .build()
             .expect("valid settings");
         if let Some(chain) = &mut kv.chain {
@@ -87,12 +103,23 @@ impl Sim {
             generations: vec![0; SLOTS],
             flight: Vec::new(),
             announced: BTreeSet::new(),
+            pins: Vec::new(),
+            collide: mask != u128::MAX,
             forked: false,
             whole: mask == u128::MAX,
             epochs: 0,
             token: 0,
             counted: (0, 0),
             uncounted: BTreeSet::new(),
+        }
+    }
+
+    /// All blocks, or half of them.
+    fn max_pinned(blocks: usize) -> usize {
+        if blocks.is_multiple_of(2) {
+            blocks
+        } else {
+            blocks / 2
         }
     }
 
@@ -129,6 +156,8 @@ impl Sim {
             Op::Release(slot) => self.release(slot),
             Op::Close(slot) => self.close(slot),
             Op::Reset => self.reset(),
+            Op::Pin(stem, len, tenant) => self.pin(stem, len, tenant),
+            Op::Unpin(nth) => self.unpin(nth),
             Op::Nonsense(slot) => self.nonsense(slot),
         }
         self.check();
@@ -144,16 +173,7 @@ impl Sim {
             return;
         }
         let id = SequenceId::new(slot as u32, self.generations[slot]);
-        let mut tokens: Vec<TokenId> = (0..len).map(|at| (at as u32 * 7 + 3) % 5).collect();
-        if stem > 0 {
-            let last = tokens.len() - 1;
-            tokens[last.min(stem as usize * 4)] = 9;
-        }
-        let extras = match tenant {
-            0 => Extras::default(),
-            1 => Extras::default().tenant("a"),
-            _ => Extras::default().tenant("b"),
-        };
+        let (tokens, extras) = prompt(stem, len, tenant);
         let scope = PrefixScope {
             extras: extras.clone(),
             reuse,
@@ -209,8 +229,14 @@ impl Sim {
             let demand = demand.blocks;
             let available = self.kv.available();
             let before = snapshot(&self.kv);
+            let idle = (self.kv.pool.idle(), self.kv.pool.idle_kept());
             match self.kv.allocate(id, target + drafts) {
                 Ok(cached) => {
+                    let went = |number: &u32| !self.kv.pool.is_idle(BlockId(*number));
+                    let kept = |number: &u32| self.kv.pool.block(BlockId(*number)).is_kept();
+                    if idle.1.iter().any(|number| !kept(number)) {
+                        assert!(idle.0.iter().all(went), "a pinned block went before others");
+                    }
                     assert!(demand <= available);
                     assert_eq!(available - self.kv.available(), demand);
                     assert_eq!(cached, hit);
@@ -450,6 +476,57 @@ impl Sim {
         }
     }
 
+    fn pin(&mut self, stem: u8, len: usize, tenant: u8) {
+        let (tokens, extras) = prompt(stem, len, tenant);
+        let cached = naive_front(&self.kv, &tokens, &extras).len();
+        let named = match self.kv.chain {
+            Some(chain) => chain.identities(&extras, &tokens, self.kv.layout().block_size),
+            None => Vec::new(),
+        };
+        let pinned = self.kv.stats().pinned_blocks;
+        let wanted = named.iter().filter(|it| self.kv.pool.pins_of(**it) == 0);
+        let wanted = wanted.count();
+        let limit = Self::max_pinned(self.kv.stats().total_blocks);
+        let (available, before) = (self.kv.available(), snapshot(&self.kv));
+        match self.kv.pin(&tokens, &extras) {
+            Ok(told) => {
+                assert!(pinned + wanted <= limit);
+                let blocks = named.len();
+                assert_eq!(told, Pinned { blocks, cached });
+                self.pins.push((tokens, extras));
+            }
+            Err(error) => {
+                assert!(pinned + wanted > limit);
+                let too_many = KvError::TooManyPinned {
+                    pinned,
+                    wanted,
+                    limit,
+                };
+                assert_eq!(error, too_many);
+                assert_eq!(snapshot(&self.kv), before);
+            }
+        }
+        assert_eq!(self.kv.available(), available);
+    }
+
+    fn unpin(&mut self, nth: usize) {
+        let available = self.kv.available();
+        if self.pins.is_empty() {
+            let before = snapshot(&self.kv);
+            let (tokens, extras) = prompt(1, nth, 1);
+            self.kv.unpin(&tokens, &extras);
+            assert_eq!(snapshot(&self.kv), before);
+        } else {
+            let (tokens, extras) = self.pins.remove(nth % self.pins.len());
+            self.kv.unpin(&tokens, &extras);
+            if self.pins.is_empty() {
+                let stats = self.kv.stats();
+                assert_eq!((stats.pinned_blocks, stats.pinned_cached_blocks), (0, 0));
+            }
+        }
+        assert_eq!(self.kv.available(), available);
+    }
+
     fn nonsense(&mut self, slot: usize) {
         let before = snapshot(&self.kv);
         let gone = SequenceId::new(slot as u32, 1_000_000);
@@ -490,6 +567,11 @@ impl Sim {
     fn check(&mut self) {
         let open: Vec<SequenceId> = self.seqs.iter().flatten().map(|seq| seq.id).collect();
         invariants(&self.kv, &open, self.forked);
+        pins(&self.kv, &self.pins, self.collide);
+        for (tokens, extras) in &self.pins {
+            let front = naive_front(&self.kv, tokens, extras).len();
+            assert_eq!(self.kv.cached_blocks(tokens, extras), front);
+        }
         for &id in &open {
             let (walked, told) = (naive_prefix(&self.kv, id), self.kv.prefix(id));
             assert!(told >= walked, "{id:?}: {told} of {walked}");
@@ -548,5 +630,9 @@ impl Sim {
         assert_eq!(self.kv.available(), stats.total_blocks);
         self.reset();
         self.check();
+        while !self.pins.is_empty() {
+            self.unpin(0);
+            self.check();
+        }
     }
 }
