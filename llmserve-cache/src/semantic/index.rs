@@ -24,7 +24,7 @@ use super::error::IndexError;
 use super::nearest::{Nearest, Verdict};
 use super::quantised::{Quantised, Query, unit};
 use super::threshold::Threshold;
-use super::veto::{Veto, compare, focus, wording};
+use super::veto::{Veto, compare, focus};
 use state::State;
 
 /// Texts by meaning, in namespaces, bounded in bytes.
@@ -191,11 +191,11 @@ impl SemanticIndex {
     /// The embedder's own.
     pub fn tell_apart(&self, a: &str, b: &str) -> Result<Option<Veto>, IndexError> {
         let focus = focus(a, b);
-        if let Some(veto) = compare(&focus) {
-            return Ok(Some(veto));
-        }
-        let words = wording(&focus);
-        // Sentences, where the texts share others; words, where one is in another's place.
+        let words = match compare(&focus) {
+            Ok(words) => words,
+            Err(veto) => return Ok(Some(veto)),
+        };
+        // Sentences, where the texts share others; words, where each has some of its own.
         let sentences = focus.shared && focus.a != focus.b;
         let mut texts = Vec::with_capacity(4);
         let mut least = Vec::with_capacity(2);
@@ -203,7 +203,7 @@ impl SemanticIndex {
             texts.extend([focus.a, focus.b]);
             least.push(self.threshold.texts);
         }
-        if words.replaced && !words.a.is_empty() && !words.b.is_empty() {
+        if !words.a.is_empty() && !words.b.is_empty() {
             texts.extend([words.a.as_str(), words.b.as_str()]);
             least.push(self.threshold.words);
         }

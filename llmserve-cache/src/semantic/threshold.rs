@@ -6,7 +6,7 @@ pub struct Threshold {
     /// The least cosine of two texts that share an answer, and of the sentences in which they
     /// differ.
     pub texts: f32,
-    /// The least cosine of the words, where one was put in another's place: "quit" for "exit".
+    /// The least cosine of the words that each text has and the other has not: "wear" and "dress".
     pub words: f32,
 }
 
@@ -37,15 +37,15 @@ impl Threshold {
     /// Below this, not one of the pairs is won; above it, hits are lost and nothing is gained.
     const SENTENCES: Self = Self {
         texts: 0.8,
-        words: 0.6,
+        words: 0.7,
     };
     /// N-grams tell forms and not meanings: at 0.4 false hits pass one in a hundred.
     const HASHED: Self = Self {
         texts: 0.5,
-        words: 0.6,
+        words: 0.7,
     };
     const UNKNOWN: Self = Self {
         texts: 0.9,
-        words: 0.6,
+        words: 0.7,
     };
 }

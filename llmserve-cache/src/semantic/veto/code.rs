@@ -15,7 +15,8 @@ const LANGUAGES: [&str; 4] = ["c++", "c#", "f#", "notepad++"];
 
 /// The length of a language's name that a text begins with, if it begins with one of [`LANGUAGES`].
 pub(super) fn language(rest: &str) -> Option<usize> {
-    if !rest.starts_with(['c', 'C', 'f', 'F', 'n', 'N']) {
+    let marked = |at: usize| matches!(rest.as_bytes().get(at), Some(b'+' | b'#'));
+    if !marked(1) && !marked(7) {
         return None;
     }
     let fits = |name: &&&str| {
@@ -59,6 +60,16 @@ pub(super) fn quotation(source: &str, at: usize) -> Option<usize> {
 /// parentheses.
 pub(super) fn chunk(source: &str, at: usize) -> usize {
     let rest = &source[at..];
+    // Nearly every chunk is a plain word.
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b',' | b'.' | b'?' | b'-');
+    let word = rest.bytes().take_while(plain).count();
+    if rest
+        .as_bytes()
+        .get(word)
+        .is_none_or(|b| *b == b' ' || *b == b'\n')
+    {
+        return at + word;
+    }
     let mut depth = 0usize;
     let mut before = ' ';
     for (i, c) in rest.char_indices() {
@@ -82,6 +93,10 @@ pub(super) fn chunk(source: &str, at: usize) -> usize {
 /// The part of a chunk that is code, if it is.
 pub(super) fn literal(source: &str, chunk: Range<usize>) -> Option<Range<usize>> {
     let written = &source[chunk.clone()];
+    // Nearly every chunk is a plain word.
+    if written.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return camel(written).then_some(chunk);
+    }
     let body = written.trim_end_matches(['.', ',', ';', '?', ':', '"', '\'']);
     let body = if body.ends_with("!=") {
         body
@@ -107,7 +122,6 @@ fn is_code(chunk: &str) -> bool {
         "{", "\\",
     ];
     let bytes = chunk.as_bytes();
-    // Nearly every chunk is a plain word.
     if bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b >= 128) {
         return camel(chunk);
     }
@@ -161,6 +175,9 @@ fn dotted(chunk: &str) -> bool {
 
 /// `getUser`, but not "iPhone" or "eBay", and no name that is known.
 fn camel(chunk: &str) -> bool {
+    if !chunk.bytes().skip(2).any(|b| b.is_ascii_uppercase()) {
+        return false;
+    }
     let humps = chunk
         .as_bytes()
         .windows(2)

@@ -47,6 +47,10 @@ fn language(text: &Text<'_>) -> Option<usize> {
 
 /// The script of most letters: by the block of 128 or 4096 code points they lie in, roughly.
 fn script(text: &str) -> Option<u32> {
+    if text.is_ascii() {
+        let letters = text.bytes().filter(u8::is_ascii_alphabetic);
+        return (letters.take(3).count() == 3).then_some(0);
+    }
     let mut counts = [(0u32, 0usize); 4];
     for c in text.chars().filter(|c| c.is_alphabetic()) {
         let block = match u32::from(c) {

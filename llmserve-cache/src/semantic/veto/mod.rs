@@ -15,12 +15,17 @@
 //!                                                    ├─ name       France and Spain; dogs and cats
 //!                                                    ├─ order      from A to B, from B to A
 //!                                                    ├─ question   who founded it, when
+//!                                                    ├─ wording    knit a scarf, crochet a scarf
 //!                                                    └─ extra      a recipe, a vegan recipe
 //! ```
 //!
-//! Case, plural, contractions, synonyms and word order as such are no difference. Every rule is
-//! symmetric, and none looks at anything but the two texts.
+//! Case, plural, contractions, synonyms and word order as such are no difference. Beyond that the
+//! tables need not know what sets two texts apart, but what does not: a word in another's place, all
+//! else as it was, is another question unless the two are known to mean the same, and so is a word
+//! on one side that nothing on the other accounts for, unless it is known to say little. Every rule
+//! is symmetric, and none looks at anything but the two texts.
 
+mod account;
 mod code;
 mod extra;
 mod focus;
@@ -31,6 +36,8 @@ mod negation;
 mod number;
 mod order;
 mod question;
+mod scope;
+mod slot;
 mod stem;
 mod text;
 mod unit;
@@ -43,7 +50,7 @@ use std::fmt;
 
 pub(super) use focus::{Focus, focus};
 use text::Text;
-pub(super) use wording::wording;
+pub(super) use wording::Wording;
 
 /// Why two texts must not share an answer, however near their vectors are.
 ///
@@ -62,7 +69,7 @@ pub enum Veto {
     Language,
     /// Code, a path, a flag or a quotation that only one of them has.
     Code,
-    /// Different numbers, in digits or in words.
+    /// Different numbers, in digits or in words; all and some; better and best.
     Number,
     /// Different units or currencies.
     Unit,
@@ -80,7 +87,8 @@ pub enum Veto {
     Question,
     /// One says something more: in a sentence of its own, or by a word put in.
     Extra,
-    /// The words in which they differ are not alike, by the embedder.
+    /// A word stands in another's place, all else as it was, and the two are not known to mean the
+    /// same; or the words in which they differ are not alike, by the embedder.
     Wording,
 }
 
@@ -106,16 +114,19 @@ impl fmt::Display for Veto {
 /// What tells two texts apart, if anything does that can be read off them.
 ///
 /// Symmetric, and `None` for a text and itself. Takes microseconds: see [`Veto`] for what it looks
-/// at. [`Veto::Wording`] needs an embedder and is never returned from here.
+/// at. What is left to compare by an embedder is not compared here.
 pub fn veto(a: &str, b: &str) -> Option<Veto> {
-    compare(&focus(a, b))
+    compare(&focus(a, b)).err()
 }
 
-/// What tells the parts apart in which two texts differ.
-pub(super) fn compare(focus: &Focus<'_>) -> Option<Veto> {
-    let (a, b) = (Text::new(focus.a), Text::new(focus.b));
+/// What tells the parts apart in which two texts differ, or else the words that an embedder must
+/// compare.
+pub(super) fn compare(focus: &Focus<'_>) -> Result<Wording, Veto> {
+    let mut a = Text::new(focus.a, None);
+    let mut b = Text::new(focus.b, Some(&a));
+    text::meet(&mut a, &mut b);
     if let Some(veto) = extra::sentence(&a, &b) {
-        return Some(veto);
+        return Err(veto);
     }
     let rules = [
         language::veto,
@@ -125,8 +136,13 @@ pub(super) fn compare(focus: &Focus<'_>) -> Option<Veto> {
         number::veto,
         negation::veto,
         order::veto,
+        scope::veto,
         question::veto,
+        slot::veto,
         extra::veto,
     ];
-    rules.iter().find_map(|rule| rule(&a, &b))
+    match rules.iter().find_map(|rule| rule(&a, &b)) {
+        Some(veto) => Err(veto),
+        None => wording::wording(&a, &b),
+    }
 }

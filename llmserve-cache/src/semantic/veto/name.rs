@@ -14,7 +14,7 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
 /// A member of a kind in `a` that `b` has not, where that tells them apart.
 fn kinds(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     let mut found: Option<Veto> = None;
-    for at in 0..a.words.len() {
+    for at in a.meaningful() {
         for sense in a.senses(at) {
             let Sense::Kind {
                 kind: of, member, ..
@@ -22,7 +22,7 @@ fn kinds(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
             else {
                 continue;
             };
-            if b.has(a.words[at].key) && a.words[at].phrase.is_none() || has_member(b, of, member) {
+            if a.words[at].shared && a.words[at].phrase.is_none() || has_member(b, of, member) {
                 continue;
             }
             let (sort, weight) = kind(of);
@@ -41,7 +41,7 @@ fn kinds(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
 }
 
 fn has_member(text: &Text<'_>, of: u16, which: u16) -> bool {
-    (0..text.words.len()).any(|at| {
+    text.meaningful().any(|at| {
         text.senses(at)
             .any(|sense| matches!(sense, Sense::Kind { kind, member, .. } if kind == of && member == which))
     })
@@ -49,7 +49,7 @@ fn has_member(text: &Text<'_>, of: u16, which: u16) -> bool {
 
 /// Whether `b` has a member of the kind that `a` has not.
 fn instead(a: &Text<'_>, b: &Text<'_>, of: u16) -> bool {
-    (0..b.words.len()).any(|at| {
+    b.meaningful().any(|at| {
         b.senses(at).any(|sense| match sense {
             Sense::Kind { kind, member, .. } => kind == of && !has_member(a, of, member),
             _ => false,
@@ -60,7 +60,7 @@ fn instead(a: &Text<'_>, b: &Text<'_>, of: u16) -> bool {
 /// Whether `a` has a name that `b` does not mention.
 fn unnamed(a: &Text<'_>, b: &Text<'_>) -> bool {
     let unnamed = |(at, word): (usize, &Word)| {
-        if !is_name(a, at, word) || b.has(word.key) {
+        if word.shared || !is_name(a, at, word) {
             return false;
         }
         // A name that has another: "US" for "America".
@@ -80,8 +80,7 @@ fn unnamed(a: &Text<'_>, b: &Text<'_>) -> bool {
 /// Whether a word is a name by how it is written: with a capital where none is due, or letters and
 /// digits in one.
 fn is_name(text: &Text<'_>, at: usize, word: &Word) -> bool {
-    let tag = !word.number && !word.digits && text.form(word).bytes().any(|b| b.is_ascii_digit());
-    if tag {
+    if word.mixed && !word.number && !word.digits {
         return true;
     }
     // The second word of "United States" is no name of its own.

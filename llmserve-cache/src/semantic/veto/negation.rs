@@ -10,6 +10,9 @@ const PREFIXES: [&str; 15] = [
     "sub", "super",
 ];
 
+/// Words beside those that say no by themselves that may do so where they stand.
+pub(super) const DENIALS: &str = "fail fails failed failing refuses refused free avoiding avoided";
+
 /// Whether one text denies what the other asks.
 pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     if negations(a) != negations(b) || prefixed(a, b) || prefixed(b, a) {
@@ -22,6 +25,9 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
 fn negations(text: &Text<'_>) -> usize {
     let form = |at: usize| text.words.get(at).map_or("", |word| text.form(word));
     let counts = |(at, word): (usize, &super::text::Word)| {
+        if !word.role.denial {
+            return false;
+        }
         let before = at.checked_sub(1).map_or("", form);
         let says = word.role.negation;
         // "Whether or not", "not only", "no. 5", "why not", "no matter".
@@ -33,8 +39,8 @@ fn negations(text: &Text<'_>) -> usize {
             form(at),
             "fail" | "fails" | "failed" | "failing" | "refuses" | "refused"
         ) && form(at + 1) == "to";
-        let free = form(at) == "free" && at > 0 && hyphen(text, at);
-        (says && !idle) || fails || free || form(at) == "avoiding" || form(at) == "avoided"
+        let avoids = matches!(form(at), "avoiding" | "avoided");
+        (says && !idle) || fails || avoids || denies(text, at)
     };
     text.words
         .iter()
@@ -43,21 +49,23 @@ fn negations(text: &Text<'_>) -> usize {
         .count()
 }
 
-/// Whether a word hangs on the one before it by a hyphen: "sugar-free".
-fn hyphen(text: &Text<'_>, at: usize) -> bool {
-    let (before, word) = (&text.words[at - 1], &text.words[at]);
-    &text.source[before.span.end..word.span.start] == "-"
+/// Whether a word denies the one that it hangs on: "sugar-free".
+pub(super) fn denies(text: &Text<'_>, at: usize) -> bool {
+    let before = at.checked_sub(1).map(|before| &text.words[before]);
+    let word = &text.words[at];
+    text.form(word) == "free"
+        && before.is_some_and(|before| &text.source[before.span.end..word.span.start] == "-")
 }
 
 /// Whether `b` has a word of `a` with a beginning that turns it around.
 fn prefixed(a: &Text<'_>, b: &Text<'_>) -> bool {
     a.content().any(|(_, word)| {
         let form = a.form(word);
-        form.len() > 2
-            && !b.has(word.key)
+        !word.shared
+            && form.len() > 2
             && b.content().any(|(_, other)| {
                 let turned = b.form(other);
-                !a.has(other.key)
+                !other.shared
                     && turned
                         .strip_suffix(form)
                         .or_else(|| {
@@ -91,7 +99,7 @@ fn turned(a: &Text<'_>, b: &Text<'_>) -> bool {
     };
     a.words.iter().any(|word| {
         // What both have turns nothing around.
-        !b.has(word.key)
+        !word.shared
             && word.senses.iter().any(|sense| match sense {
                 Sense::Side { pair, second } => {
                     let (in_a, in_b) = (sides(a, *pair), sides(b, *pair));

@@ -154,6 +154,18 @@ fn scale(form: &str) -> Option<u64> {
         .map(|(_, scale)| *scale)
 }
 
+/// All words that a number may begin with.
+pub(super) fn words() -> impl Iterator<Item = &'static str> {
+    let scales = SCALES.iter().chain(&TIMES).map(|(word, _)| word);
+    let ordinals = ORDINALS.iter().chain(&ORDINAL_TENS);
+    let values = SMALL.iter().chain(&TENS);
+    values
+        .chain(ordinals)
+        .chain(scales)
+        .copied()
+        .chain(["half"])
+}
+
 /// Whether a word is a number by itself.
 pub(super) fn is_number_word(form: &str) -> bool {
     value(form).is_some() || scale(form).is_some()
@@ -213,9 +225,8 @@ fn parse(text: &Text<'_>, at: usize) -> Option<(Number, usize)> {
     };
     let word = &text.words[at];
     let form = text.form(word);
-    // Most words are no numbers, and most of those show it by their first letter.
-    let may_be = word.digits || word.acronym;
-    if !may_be && !form.starts_with(['z', 'o', 't', 'f', 's', 'e', 'n', 'h', 'd', 'm', 'b']) {
+    // Most words are no numbers.
+    if !word.digits && !word.acronym && !word.role.counts {
         return None;
     }
     if word.digits {

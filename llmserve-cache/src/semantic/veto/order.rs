@@ -2,7 +2,9 @@
 
 use super::Veto;
 use super::lexicon::Sense;
-use super::text::Text;
+use super::scope::is_auxiliary;
+use super::slot::bare;
+use super::text::{Text, Word};
 
 /// Words that give the next one a part to play.
 pub(super) const PARTS: &[(&str, u8)] = &[
@@ -23,6 +25,16 @@ pub(super) const PARTS: &[(&str, u8)] = &[
     ("against", 10),
     ("for", 11),
     ("per", 12),
+];
+
+/// Who does something and to whom it is done, the same person a line.
+pub(super) const PERSONS: [(&str, &str); 6] = [
+    ("i", "me"),
+    ("we", "us"),
+    ("he", "him"),
+    ("she", "her"),
+    ("they", "them"),
+    ("you", "you"),
 ];
 
 /// What a word is, as far as order goes: two of one class can change places and still make sense.
@@ -48,7 +60,9 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     (woven(a, b, &in_a, &in_b)
         || exchanged(&in_a, &in_b)
         || turned(a, b, &in_a, &in_b)
-        || swapped(a, b, &in_a, &in_b))
+        || swapped(a, b, &in_a, &in_b)
+        || refilled(a, b)
+        || turned_on_speaker(a, b))
     .then_some(Veto::Order)
 }
 
@@ -116,12 +130,7 @@ fn woven(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
     };
     let (a, b) = (names(a, in_a), names(b, in_b));
     let repeats = (1..a.len()).any(|i| a[..i].contains(&a[i]));
-    let sorted = |names: &[u64]| {
-        let mut names = names.to_vec();
-        names.sort_unstable();
-        names
-    };
-    repeats && a != b && sorted(&a) == sorted(&b)
+    repeats && permuted(a, b)
 }
 
 /// Whether a thing has a part in `a` that another has in `b`, both being in both. Things of unlike
@@ -189,24 +198,101 @@ fn swapped(a: &Text<'_>, b: &Text<'_>, in_a: &[Item], in_b: &[Item]) -> bool {
         && !listed(b, in_b[first].at, in_b[second].at)
 }
 
+/// Whether the same words fill the same frame in another order: "beans with rice", "rice with beans".
+fn refilled(a: &Text<'_>, b: &Text<'_>) -> bool {
+    let (mut in_a, mut in_b) = (bare(a), bare(b));
+    let mut moved = Vec::new();
+    loop {
+        match (in_a.next(), in_b.next()) {
+            (None, None) => break,
+            (Some(x), Some(y)) => {
+                let (one, other) = (&a.words[x], &b.words[y]);
+                if one.key == other.key {
+                    continue;
+                }
+                if one.role.function || other.role.function || !one.shared || !other.shared {
+                    return false;
+                }
+                moved.push((x, y));
+            }
+            _ => return false,
+        }
+    }
+    let (Some(first), Some(last)) = (moved.first(), moved.last()) else {
+        return false;
+    };
+    // Words without grammar, as one types them into a search, have no order.
+    let joined = (first.0..last.0).any(|at| a.words[at].role.function);
+    let of_a = moved.iter().map(|(x, _)| a.words[*x].key).collect();
+    let of_b = moved.iter().map(|(_, y)| b.words[*y].key).collect();
+    joined
+        && permuted::<u64>(of_a, of_b)
+        && !listed(a, first.0, last.0)
+        && !listed(b, first.1, last.1)
+}
+
+/// Whether in one text the speaker does what in the other somebody else does: "may I sue my uncle",
+/// "may my uncle sue me".
+fn turned_on_speaker(a: &Text<'_>, b: &Text<'_>) -> bool {
+    // "Do you know me", "do I know you".
+    let persons = |text: &Text<'_>| {
+        let persons = text.words.iter().map(|word| word.role.person);
+        persons.filter(|person| *person != 0).collect::<Vec<_>>()
+    };
+    if permuted(persons(a), persons(b)) {
+        return true;
+    }
+    // "May I", "does she": who does it.
+    let speaks = |text: &Text<'_>| {
+        let [first, next, ..] = text.words.as_slice() else {
+            return None;
+        };
+        let asks = is_auxiliary(first) || matches!(text.form(first), "do" | "does");
+        asks.then_some(next.role.person != 0)
+    };
+    let (Some(in_a), Some(in_b)) = (speaks(a), speaks(b)) else {
+        return false;
+    };
+    if in_a == in_b {
+        return false;
+    }
+    let content = |text: &Text<'_>| text.content().map(|(_, word)| word.key).collect::<Vec<_>>();
+    permuted(content(a), content(b))
+}
+
+/// Whether the same come in another order.
+fn permuted<T: Ord>(mut a: Vec<T>, mut b: Vec<T>) -> bool {
+    if a.len() != b.len() || a == b {
+        return false;
+    }
+    a.sort_unstable();
+    b.sort_unstable();
+    a == b
+}
+
 /// Whether two words stand in a list, where order says nothing: "A and B", "A or B", "A, B".
 fn listed(text: &Text<'_>, first: usize, second: usize) -> bool {
     let between = &text.words[first + 1..second];
     let only_and = between.iter().all(|word| {
         matches!(
             text.form(word),
-            "and" | "or" | "vs" | "versus" | "the" | "a" | "an" | "with"
+            "and" | "or" | "vs" | "versus" | "the" | "a" | "an"
         )
     });
     let (start, end) = (text.words[first].span.end, text.words[second].span.start);
-    let comma = text.source[start..end].contains([',', '/', '&', '+']);
+    let apart = &text.source[start..end];
+    let comma = apart.contains([',', '/', '&', '+']);
+    // "Compare cats with dogs".
+    let compared = |word: &Word| {
+        matches!(
+            text.form(word),
+            "between" | "both" | "difference" | "differ" | "compare"
+        )
+    };
+    let joined = || {
+        let joins = [" and ", " with ", " from "];
+        joins.iter().any(|join| apart.contains(join))
+    };
     only_and && (!between.is_empty() || comma)
-        || text.source[start..end].contains(" and ")
-            && between.len() <= 5
-            && text.words[..first].iter().any(|word| {
-                matches!(
-                    text.form(word),
-                    "between" | "both" | "difference" | "compare"
-                )
-            })
+        || joined() && between.len() <= 5 && text.words[..first].iter().any(compared)
 }

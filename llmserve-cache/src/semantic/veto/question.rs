@@ -55,6 +55,9 @@ const WORK: &[&str] = &[
 
 /// Whether the texts ask for different things about the same.
 pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
+    if purpose(a) != purpose(b) {
+        return Some(Veto::Question);
+    }
     let (a_asks, b_asks) = (asked(a)?, asked(b)?);
     let how = |asked| {
         use Asked::{HowFar, HowLong, HowMany, HowMuch, HowOften, HowOld, HowTo};
@@ -81,6 +84,8 @@ fn asked(text: &Text<'_>) -> Option<Asked> {
             "where" if at == 0 || leads(text, at) => Asked::Where,
             "why" => Asked::Why,
             "how" => match next {
+                "many" if is_time(form(at + 2)) => Asked::HowLong,
+                "many" if form(at + 2) == "times" => Asked::HowOften,
                 "many" => Asked::HowMany,
                 "much" if form(at + 2) == "time" => Asked::HowLong,
                 "much" => Asked::HowMuch,
@@ -116,6 +121,24 @@ fn asked(text: &Text<'_>) -> Option<Asked> {
         return Some(asked);
     }
     None
+}
+
+/// What a question asks for by the word it ends with: what a thing is for, of, about or like.
+fn purpose<'t>(text: &'t Text<'_>) -> Option<&'t str> {
+    let last = text.form(text.words.last()?);
+    let asks = matches!(
+        last,
+        "for" | "of" | "about" | "like" | "from" | "with" | "without"
+    );
+    asks.then_some(last)
+}
+
+/// What how long something takes is counted in.
+fn is_time(form: &str) -> bool {
+    matches!(
+        form,
+        "seconds" | "minutes" | "hours" | "days" | "weeks" | "months" | "years"
+    )
 }
 
 /// Whether a question word at `at` asks, and does not join two clauses.

@@ -36,6 +36,7 @@ pub(super) const WHOLE: &[&str] = &[
     "netherlands",
     "philippines",
     "united",
+    "https",
 ];
 
 /// The part of a word that its forms share, roughly: "cities" and "city", "stopping" and "stop",

@@ -262,6 +262,128 @@ fn code_order_question_extra() {
 }
 
 #[test]
+fn one_word_in_anothers_place() {
+    check(
+        &[
+            ("How do I knit a scarf?", "How do I crochet a scarf?"),
+            ("How do I knit a scarf?", "How can I mend the scarf?"),
+            ("Who sang the anthem?", "Who wrote the anthem?"),
+            ("What's the tempo of it?", "What is the key of it?"),
+            ("Is celecoxib strong?", "Is citalopram strong?"),
+            ("Wo kann ich hier parken?", "Wo darf ich hier parken?"),
+            ("Why is my screen blue-ish?", "Why is your screen blue-ish?"),
+            ("Reasons for a tax", "Reasons against a tax"),
+            ("How large should a tip be?", "How large should a plate be?"),
+            // Spelt alike, in another frame.
+            (
+                "What does hypernatremia do to me?",
+                "Is there a way to see hyponatremia in me?",
+            ),
+        ],
+        &[Some(Veto::Wording)],
+    );
+    check(
+        &[
+            ("How do I get to the lake?", "How can I get to a lake?"),
+            ("Which lakes are deep?", "What lakes are deep?"),
+            ("Explain tides.", "What are tides?"),
+            ("Is the tap toxic?", "Is the faucet poisonous?"),
+            ("Was it built by monks?", "Was it made by monks?"),
+            ("A café in a fjord", "A cafe in a fjord"),
+            ("How do you treat gout?", "What is the treatment of gout?"),
+            ("Who painted it?", "Which artist painted it?"),
+            ("Why won't it sell?", "Why will it not sell?"),
+        ],
+        &[None],
+    );
+}
+
+#[test]
+fn how_much_is_claimed() {
+    check(
+        &[
+            ("Do all birds sing?", "Do some birds sing?"),
+            ("Can members book it?", "Can only members book it?"),
+            ("Log out of every device", "Log out of one device"),
+            ("Which phone is better?", "Which phone is the best?"),
+            ("Who is the tallest of us?", "Who is taller than us?"),
+        ],
+        &[
+            Some(Veto::Number),
+            Some(Veto::Wording),
+            Some(Veto::Negation),
+        ],
+    );
+    check(
+        &[
+            ("Must I sign it?", "Can I sign it?"),
+            ("Should I sign it?", "Must I sign it?"),
+            ("What is rust?", "What is rust used for?"),
+        ],
+        &[Some(Veto::Question)],
+    );
+    check(
+        &[("Did it rain there?", "Will it rain there?")],
+        &[Some(Veto::Date)],
+    );
+    check(
+        &[("Do you ship to the island?", "Do you ship from the island?")],
+        &[Some(Veto::Opposite)],
+    );
+}
+
+#[test]
+fn who_does_it_to_whom() {
+    check(
+        &[
+            (
+                "Replace the lard with margarine in a pie",
+                "Replace the margarine with lard in a pie",
+            ),
+            ("Can I sue my uncle?", "Can my uncle sue me?"),
+            ("Can my uncle see my will?", "Can I see my uncle's will?"),
+            ("Do you remember me?", "Do I remember you?"),
+        ],
+        &[Some(Veto::Order)],
+    );
+    check(
+        &[
+            ("Compare squash with fennel", "Compare fennel with squash"),
+            ("pizza cheap oslo", "oslo pizza cheap"),
+            (
+                "How do I fix a squeaking hinge?",
+                "How can a squeaking hinge be fixed?",
+            ),
+        ],
+        &[None],
+    );
+}
+
+#[test]
+fn a_word_more_on_one_side() {
+    check(
+        &[
+            (
+                "How do I clean sneakers?",
+                "What is a way to clean suede sneakers?",
+            ),
+            ("What is a pointer?", "Explain null pointers"),
+        ],
+        &[Some(Veto::Extra)],
+    );
+    check(
+        &[
+            (
+                "How do I split a file?",
+                "What is the command to split a file?",
+            ),
+            ("Why do stars twinkle?", "What makes stars twinkle?"),
+        ],
+        &[None],
+    );
+}
+
+#[test]
 fn templates_hide_nothing() {
     let template = "You are a helpful guide in Spain. Never use more than 3 sentences, do not mention \
                     prices in dollars, and always answer in German. Question: ";

@@ -16,6 +16,8 @@ pub(super) struct Word {
     form: Range<usize>,
     /// The same for all forms and all words for the same thing.
     pub(super) key: u64,
+    /// Of its stem alone.
+    stem: u64,
     pub(super) capital: bool,
     /// All of it capitals, and more than one.
     pub(super) acronym: bool,
@@ -24,6 +26,10 @@ pub(super) struct Word {
     pub(super) role: Role,
     /// Written in digits, or begins with one.
     pub(super) digits: bool,
+    /// Has a digit in it.
+    pub(super) mixed: bool,
+    /// The other text has it too, in some form: see [`meet`].
+    pub(super) shared: bool,
     /// Part of a number.
     pub(super) number: bool,
     pub(super) senses: &'static [Sense],
@@ -45,7 +51,9 @@ pub(super) struct Text<'t> {
 }
 
 impl<'t> Text<'t> {
-    pub(super) fn new(source: &'t str) -> Self {
+    /// Takes a text apart; `near` is one that has most of its words, so that they need not be looked
+    /// up again.
+    pub(super) fn new(source: &'t str, near: Option<&Text<'_>>) -> Self {
         let mut text = Self {
             source,
             lower: String::with_capacity(source.len() + 8),
@@ -76,7 +84,7 @@ impl<'t> Text<'t> {
                 at = end;
             }
         }
-        text.look_up();
+        text.look_up(near);
         text.numbers = number::numbers(&text);
         for number in &text.numbers {
             text.words[number.words.clone()]
@@ -125,7 +133,15 @@ impl<'t> Text<'t> {
             return first;
         }
         let end = span.start + body.len();
-        self.push_form(span.start..end, body, first);
+        // What "not" has changed: "can't" has but one n, and "won't" is of "will".
+        let form = match body {
+            _ if contracted.is_none() => body,
+            "ca" | "Ca" => "can",
+            "wo" | "Wo" => "will",
+            "sha" | "Sha" => "shall",
+            _ => body,
+        };
+        self.push_form(span.start..end, form, first);
         if contracted == Some("not") {
             self.push_form(end..span.end, "not", false);
         }
@@ -134,6 +150,33 @@ impl<'t> Text<'t> {
 
     fn push_form(&mut self, span: Range<usize>, form: &str, first: bool) {
         let start = self.lower.len();
+        if form.is_ascii() && !form.contains('.') {
+            self.lower.push_str(form);
+            self.lower[start..].make_ascii_lowercase();
+        } else {
+            self.push_lower(form);
+        }
+        let letters = || form.chars().filter(|c| c.is_alphabetic());
+        let capital = form.starts_with(char::is_uppercase);
+        self.words.push(Word {
+            span,
+            form: start..self.lower.len(),
+            key: 0,
+            stem: 0,
+            capital,
+            acronym: capital && letters().count() > 1 && letters().all(char::is_uppercase),
+            first,
+            role: Role::default(),
+            digits: form.starts_with(|c: char| c.is_ascii_digit()),
+            mixed: form.bytes().any(|b| b.is_ascii_digit()),
+            shared: false,
+            number: false,
+            senses: &[],
+            phrase: None,
+        });
+    }
+
+    fn push_lower(&mut self, form: &str) {
         for c in form.chars() {
             // A dotted acronym is the same without its dots.
             if c != '.' || form.starts_with(|c: char| c.is_ascii_digit()) {
@@ -144,37 +187,38 @@ impl<'t> Text<'t> {
                 }
             }
         }
-        let letters = || form.chars().filter(|c| c.is_alphabetic());
-        let capital = form.starts_with(char::is_uppercase);
-        self.words.push(Word {
-            span,
-            form: start..self.lower.len(),
-            key: 0,
-            capital,
-            acronym: capital && letters().count() > 1 && letters().all(char::is_uppercase),
-            first,
-            role: Role::default(),
-            digits: form.starts_with(|c: char| c.is_ascii_digit()),
-            number: false,
-            senses: &[],
-            phrase: None,
-        });
     }
 
     /// Looks every word up.
-    fn look_up(&mut self) {
+    fn look_up(&mut self, near: Option<&Text<'_>>) {
         let lexicon = &*LEXICON;
-        let mut stems = Vec::with_capacity(self.words.len());
-        for word in &mut self.words {
+        let count = self.words.len();
+        for (at, word) in self.words.iter_mut().enumerate() {
             let form = &self.lower[word.form.clone()];
+            // At the same place, from either end.
+            let same = near.and_then(|near| {
+                let from_end = (near.words.len() + at).checked_sub(count);
+                let places = [Some(at), from_end];
+                let mut words = places
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|at| near.words.get(at));
+                words.find(|word| near.form(word) == form)
+            });
+            if let Some(same) = same {
+                (word.role, word.stem, word.senses, word.key) =
+                    (same.role, same.stem, same.senses, same.key);
+                continue;
+            }
             word.role = lexicon.role(hash(form));
             let stemmed = if word.role.whole {
-                form
+                hash(form)
+            } else if form.is_ascii() {
+                hash(inflected(form))
             } else {
-                inflected(form)
+                hash(inflected(&without_accents(form)))
             };
-            let stemmed = hash(stemmed);
-            stems.push(stemmed);
+            word.stem = stemmed;
             word.senses = lexicon.senses(stemmed);
             let synonym = word.senses.iter().find_map(|sense| match sense {
                 Sense::Synonym(id) => Some(u64::from(*id)),
@@ -182,8 +226,10 @@ impl<'t> Text<'t> {
             });
             word.key = synonym.unwrap_or(stemmed | 1 << 63);
         }
-        for (word, pair) in self.words.iter_mut().zip(stems.windows(2)) {
-            word.phrase = lexicon.phrase(pair[0], pair[1]);
+        for at in 1..count {
+            let next = self.words[at].stem;
+            let word = &mut self.words[at - 1];
+            word.phrase = lexicon.phrase(word.stem, next);
         }
         let (mut long, mut capitals) = (0, 0);
         for word in &self.words {
@@ -200,8 +246,11 @@ impl<'t> Text<'t> {
         self.words.iter().enumerate().filter(content)
     }
 
-    pub(super) fn has(&self, key: u64) -> bool {
-        self.words.iter().any(|word| word.key == key)
+    /// The places of words that the tables know something of.
+    pub(super) fn meaningful(&self) -> impl Iterator<Item = usize> + '_ {
+        let known = |word: &Word| !word.senses.is_empty() || word.phrase.is_some();
+        let words = self.words.iter().enumerate();
+        words.filter(move |(_, word)| known(word)).map(|(at, _)| at)
     }
 
     /// What a word stands for here, of all that it may stand for.
@@ -243,6 +292,24 @@ impl<'t> Text<'t> {
     }
 }
 
+/// Notes of every word whether the other text has it too.
+pub(super) fn meet(a: &mut Text<'_>, b: &mut Text<'_>) {
+    // Near texts mostly have the same words at the same place, from either end.
+    fn note<'w>(a: impl Iterator<Item = &'w mut Word>, b: impl Iterator<Item = &'w mut Word>) {
+        let pairs = a.zip(b).take_while(|(x, y)| x.key == y.key);
+        pairs.for_each(|(x, y)| (x.shared, y.shared) = (true, true));
+    }
+    note(a.words.iter_mut(), b.words.iter_mut());
+    note(a.words.iter_mut().rev(), b.words.iter_mut().rev());
+    let search = |words: &mut [Word], other: &[Word]| {
+        for word in words.iter_mut().filter(|word| !word.shared) {
+            word.shared = other.iter().any(|other| other.key == word.key);
+        }
+    };
+    search(&mut a.words, &b.words);
+    search(&mut b.words, &a.words);
+}
+
 /// The length of the word that a text begins with: letters and digits, apostrophes between letters,
 /// dots between single letters.
 fn word(rest: &str) -> usize {
@@ -265,6 +332,20 @@ fn word(rest: &str) -> usize {
     end
 }
 
+/// A word without the accents that people leave out: "café". Umlauts and "ñ" make other words.
+fn without_accents(form: &str) -> String {
+    let plain = |c| match c {
+        'á' | 'à' | 'â' | 'ã' => 'a',
+        'é' | 'è' | 'ê' | 'ë' => 'e',
+        'í' | 'ì' | 'î' | 'ï' => 'i',
+        'ó' | 'ò' | 'ô' | 'õ' => 'o',
+        'ú' | 'ù' | 'û' => 'u',
+        'ç' => 'c',
+        c => c,
+    };
+    form.chars().map(plain).collect()
+}
+
 /// A word without what is contracted to it, and the word that this stands for.
 fn contraction(word: &str) -> (&str, Option<&'static str>) {
     let Some(at) = word.rfind(['\'', '’']) else {
@@ -279,11 +360,7 @@ fn contraction(word: &str) -> (&str, Option<&'static str>) {
     if ending.eq_ignore_ascii_case("t") {
         let body = &word[..at];
         let body = body.strip_suffix(['n', 'N']).unwrap_or(body);
-        // "can't" has but one n, and "won't" is of "will".
-        return match body {
-            "ca" | "wo" | "sha" | "Ca" | "Wo" | "Sha" => (&word[..at], Some("not")),
-            _ => (body, Some("not")),
-        };
+        return (body, Some("not"));
     }
     (&word[..at], None)
 }

@@ -19,12 +19,13 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
 /// Whether `a` has a unit that `b` has not, and whether one such stands with a number.
 fn missing(a: &Text<'_>, b: &Text<'_>) -> Option<bool> {
     let mut found = None;
-    for at in 0..a.words.len() {
+    for at in a.meaningful() {
         let unit = a.senses(at).find_map(unit);
         let Some(unit) = unit else { continue };
-        let there = (0..b.words.len())
+        let there = b
+            .meaningful()
             .any(|at| b.senses(at).any(|other| self::unit(other) == Some(unit)))
-            || b.has(a.words[at].key);
+            || a.words[at].shared;
         if !there {
             let counted = a.numbers.iter().any(|number| {
                 number.words.end == at

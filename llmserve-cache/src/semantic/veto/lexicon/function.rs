@@ -15,7 +15,7 @@ pub(super) const FUNCTION: &str = "\
     through via up down out off over under again still yet already now maybe perhaps however \
     though although not no never none neither nor without cannot would'd recommended recommend \
     suggest suggestion idea ideas tip tips advice question answer help understand come take takes \
-    number amount count happens both time";
+    number amount count times said says happen happens happened occur occurs occurred both time";
 
 /// Words that come and go with the noun.
 pub(super) const ARTICLES: &str = "a an the";
@@ -28,3 +28,18 @@ pub(super) const NEGATION: &str = "\
     not never no none nothing nobody nowhere neither nor without cannot unable avoid lack lacking \
     refuse dont doesnt didnt isnt arent wasnt werent wont wouldnt cant couldnt shouldnt hasnt havent \
     hadnt mustnt neednt aint except excluding hardly barely";
+
+/// Words that say little beside the words around them: the verb that a thing is asked about with
+/// anyway, and the noun that a question word stands for.
+pub(super) const LIGHT: &str = "\
+    make made keep kept stay put see saw offer available expect allow allowed bring begin start help \
+    try wish hope find found check obtain receive acquire exist contain calculate compute define \
+    summarize name call cause require required necessary need contain \
+    set create perform carry handle deal work play read travel visit buy give turn learn become \
+    command code case reason area city country year people person body information detail method \
+    procedure approach solution guide instruction tutorial option task project purpose situation \
+    recipe formula duration trick manner difference problem issue \
+    currently nowadays usually normally typically generally actually basically simply really \
+    personally exactly easily correctly successfully overall total certain several anymore together \
+    along around away every each common commonly various different particular specific own \
+    better safe fine bad wrong advisable";

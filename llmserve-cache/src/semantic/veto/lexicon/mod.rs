@@ -14,7 +14,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
 use super::language::COMMON;
-use super::order::PARTS;
+use super::negation::DENIALS;
+use super::number;
+use super::order::{PARTS, PERSONS};
+use super::scope::SCOPES;
+use super::slot::FREE;
 use super::stem::{WHOLE, stem};
 pub(super) use kinds::{Sort, Weight};
 
@@ -33,6 +37,8 @@ pub(super) enum Sense {
     },
     /// A unit; `behind` if only behind a number.
     Unit { unit: u16, behind: bool },
+    /// Adds little to a question: its absence is no difference.
+    Light,
 }
 
 /// How a word takes part in grammar, by its whole form.
@@ -42,12 +48,22 @@ pub(super) struct Role {
     pub(super) polite: bool,
     pub(super) article: bool,
     pub(super) negation: bool,
+    /// Says no, or may do so where it stands.
+    pub(super) denial: bool,
+    /// May begin a number in words.
+    pub(super) counts: bool,
+    /// Who speaks, is spoken to or spoken of, or 0: see [`PERSONS`](super::order::PERSONS).
+    pub(super) person: u8,
     /// Already its own stem, whatever it ends like.
     pub(super) whole: bool,
     /// A bit for each language that it is common in: see [`COMMON`](super::language::COMMON).
     pub(super) languages: u8,
     /// The part that it gives the word after it, or 0: see [`PARTS`](super::order::PARTS).
     pub(super) part: u8,
+    /// A bit for each group that it is in: see [`FREE`](super::slot::FREE).
+    pub(super) free: u32,
+    /// How much it claims, or 0: see [`SCOPES`](super::scope::SCOPES).
+    pub(super) scope: u8,
 }
 
 /// What a word is looked up by. Two words of one hash would be taken for each other; of the few
@@ -108,7 +124,17 @@ impl Lexicon {
         }
         for word in function::NEGATION.split_whitespace() {
             let role = lexicon.role_of(word);
-            (role.function, role.negation) = (true, true);
+            (role.function, role.negation, role.denial) = (true, true, true);
+        }
+        for word in DENIALS.split_whitespace() {
+            lexicon.role_of(word).denial = true;
+        }
+        for word in number::words() {
+            lexicon.role_of(word).counts = true;
+        }
+        for (person, (subject, object)) in (1..).zip(PERSONS) {
+            lexicon.role_of(subject).person = person;
+            lexicon.role_of(object).person = person;
         }
         for word in WHOLE {
             lexicon.role_of(word).whole = true;
@@ -120,6 +146,17 @@ impl Lexicon {
         }
         for (word, part) in PARTS {
             lexicon.role_of(word).part = *part;
+        }
+        for (group, words) in FREE.iter().enumerate() {
+            for word in words.split_whitespace() {
+                lexicon.role_of(word).free |= 1 << group;
+            }
+        }
+        for (word, scope) in SCOPES {
+            lexicon.role_of(word).scope = *scope;
+        }
+        for word in function::LIGHT.split_whitespace() {
+            lexicon.add(word, Sense::Light);
         }
         for (id, line) in (0..).zip(synonyms::SYNONYMS) {
             for word in line.split_whitespace() {

@@ -1,0 +1,170 @@
+//! Small words that say how much of a claim is made: of how many, how surely, and of when.
+
+use super::Veto;
+use super::lexicon::Sense;
+use super::text::{Text, Word};
+
+/// Words of which another in its stead makes another question, by what they say. The sides of a line
+/// are no matter of degree: "all" is none of "some".
+pub(super) const SCOPES: &[(&str, u8)] = &[
+    ("all", ALL),
+    ("every", ALL),
+    ("each", ALL),
+    ("everyone", ALL),
+    ("everybody", ALL),
+    ("everything", ALL),
+    ("always", ALL),
+    ("entire", ALL),
+    ("some", SOME),
+    ("few", SOME),
+    ("several", SOME),
+    ("sometimes", SOME),
+    ("occasionally", SOME),
+    ("part", SOME),
+    ("most", MOST),
+    ("mostly", MOST),
+    ("usually", MOST),
+    ("majority", MOST),
+    ("only", ONLY),
+    ("solely", ONLY),
+    ("exclusively", ONLY),
+    ("alone", ONLY),
+    ("one", ONE),
+    ("single", ONE),
+    ("both", BOTH),
+    ("either", EITHER),
+    ("none", NONE),
+    ("no", NONE),
+    ("never", NONE),
+    ("nobody", NONE),
+    ("nothing", NONE),
+    ("must", MUST),
+    ("required", MUST),
+    ("obliged", MUST),
+    ("mandatory", MUST),
+    ("obligatory", MUST),
+    ("have", MUST),
+    ("has", MUST),
+    ("can", MAY),
+    ("could", MAY),
+    ("may", MAY),
+    ("allowed", MAY),
+    ("permitted", MAY),
+    ("should", SHOULD),
+    ("ought", SHOULD),
+    ("will", WILL),
+    ("shall", WILL),
+    ("did", DID),
+    ("was", DID),
+    ("were", DID),
+    ("had", DID),
+    ("best", MOST_OF_ALL),
+    ("worst", MOST_OF_ALL),
+    ("better", MORE),
+    ("worse", MORE),
+    ("than", MORE),
+    ("from", FROM),
+    ("to", TO),
+    ("into", TO),
+    ("towards", TO),
+];
+
+const ALL: u8 = 1;
+const SOME: u8 = 2;
+const MOST: u8 = 3;
+const ONLY: u8 = 4;
+const ONE: u8 = 5;
+const BOTH: u8 = 6;
+const EITHER: u8 = 7;
+const NONE: u8 = 8;
+const MUST: u8 = 9;
+const MAY: u8 = 10;
+const SHOULD: u8 = 11;
+const WILL: u8 = 12;
+const DID: u8 = 13;
+const FROM: u8 = 14;
+const TO: u8 = 15;
+const MOST_OF_ALL: u8 = 16;
+const MORE: u8 = 17;
+
+/// Of how many: two of these against each other.
+const HOW_MANY: u32 =
+    1 << ALL | 1 << SOME | 1 << MOST | 1 << ONLY | 1 << ONE | 1 << BOTH | 1 << EITHER | 1 << NONE;
+/// How it is with what is asked: may it, must it, ought it be done.
+const HOW_SURE: u32 = 1 << MUST | 1 << MAY | 1 << SHOULD;
+
+/// Whether the texts are about more or fewer of the same things, about what may be and what must, or
+/// about what was and what will be.
+pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
+    let (in_a, in_b) = (scopes(a), scopes(b));
+    let (of_a, of_b) = (in_a & !in_b, in_b & !in_a);
+    let against = |set: u32| of_a & set != 0 && of_b & set != 0;
+    let either = |scope: u8| (of_a | of_b) >> scope & 1 != 0;
+    if against(HOW_MANY) || against(1 << MOST_OF_ALL | 1 << MORE) || either(ONLY) {
+        return Some(Veto::Number);
+    }
+    let turns = |past: u32, coming: u32| past >> DID & 1 != 0 && coming >> WILL & 1 != 0;
+    if turns(of_a, of_b) || turns(of_b, of_a) {
+        return Some(Veto::Date);
+    }
+    if against(1 << FROM | 1 << TO) {
+        return Some(Veto::Opposite);
+    }
+    // "How do I" and "how can I" ask the same; "can I" and "must I" do not.
+    let led = |text: &Text<'_>| text.words.first().is_some_and(is_auxiliary);
+    (led(a) && led(b) && against(HOW_SURE)).then_some(Veto::Question)
+}
+
+/// Whether a word begins what one can go to: a name, or "my house".
+fn is_place(word: &Word) -> bool {
+    word.role.article
+        || word.capital
+        || word.digits
+        || word
+            .senses
+            .iter()
+            .any(|sense| matches!(sense, Sense::Kind { .. }))
+}
+
+/// Whether a word asks for yes or no where it stands first.
+pub(super) fn is_auxiliary(word: &Word) -> bool {
+    (MUST..=DID).contains(&word.role.scope)
+}
+
+/// A bit for each scope of a text.
+fn scopes(text: &Text<'_>) -> u32 {
+    let mut scopes = 0;
+    for (at, word) in text.words.iter().enumerate() {
+        if word.role.scope == 0 && !text.form(word).ends_with("est") {
+            continue;
+        }
+        let form = |at: usize| text.words.get(at).map_or("", |word| text.form(word));
+        let scope = match (text.form(word), form(at + 1)) {
+            // "Not only", "the most expensive", "at most", "one has to", "I was wondering".
+            ("only", _) if at > 0 && form(at - 1) == "not" => 0,
+            ("most", _) if at > 0 && form(at - 1) == "the" => MOST_OF_ALL,
+            ("most", _) if at > 0 && form(at - 1) == "at" => 0,
+            (degree, _) if degree.ends_with("est") && at > 0 && form(at - 1) == "the" => {
+                MOST_OF_ALL
+            }
+            ("one", next)
+                if text.words.get(at + 1).is_none_or(|word| word.role.function) && next != "of" =>
+            {
+                0
+            }
+            ("had" | "was" | "were", "better" | "wondering" | "looking" | "hoping") => 0,
+            ("have" | "has", next) => {
+                if next == "to" {
+                    MUST
+                } else {
+                    0
+                }
+            }
+            // A direction, and no infinitive.
+            ("to" | "from", _) if !text.words.get(at + 1).is_some_and(is_place) => 0,
+            _ => word.role.scope,
+        };
+        scopes |= 1 << scope;
+    }
+    scopes & !1
+}
