@@ -1,11 +1,10 @@
 //! Keeping prefixes with what can only generate.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use llmserve_core::error::panic_message;
+use llmserve_core::error::guarded;
 use llmserve_core::{
     Error, Generate, KeepPrefix, Keeper, Keeping, KeptPrefix, Message, Prefix, Prompt, Request,
 };
@@ -82,9 +81,7 @@ fn run(inner: &dyn Generate, jobs: &Receiver<Job>) {
         if job.dropped.load(Ordering::Relaxed) {
             continue;
         }
-        let answered = catch_unwind(AssertUnwindSafe(|| {
-            inner.generate(request(job.prefix)).wait()
-        }));
+        let answered = guarded(|| inner.generate(request(job.prefix)).wait());
         job.keeper.tell(match answered {
             Ok(Ok(response)) => Keeping::Ready {
                 tokens: response
@@ -93,9 +90,9 @@ fn run(inner: &dyn Generate, jobs: &Receiver<Job>) {
                     .map_or(0, |choice| choice.usage.prompt_tokens),
             },
             Ok(Err(error)) => Keeping::Failed(error),
-            Err(panic) => Keeping::Failed(Error::Panicked {
+            Err(message) => Keeping::Failed(Error::Panicked {
                 part: "service",
-                message: panic_message(&*panic),
+                message,
             }),
         });
     }

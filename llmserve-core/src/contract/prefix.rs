@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::tokenizer::Message;
-use crate::error::Error;
+use crate::error::{Error, guarded};
 use crate::request::Prompt;
 use crate::sync::{Condvar, Mutex};
 
@@ -177,7 +177,8 @@ impl KeptPrefix {
 impl Drop for KeptPrefix {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            release();
+            // Whoever drops the guard has no part in what its keeper does.
+            let _ = guarded(release);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use llmserve_core::{Generate, KeepPrefix, NoopRecorder, Recorder};
+use llmserve_core::{Generate, GuardedRecorder, KeepPrefix, NoopRecorder, Recorder};
 
 use super::super::census::{Reach, SharedPrefix};
 use super::{PromptLayer, Shared};
@@ -129,7 +129,7 @@ impl PromptLayerBuilder {
                 self.keeper,
                 self.automatic,
                 self.reach,
-                &*self.recorder,
+                &GuardedRecorder::new(self.recorder),
             )),
         };
         layer.shared.recall(&self.recall);

@@ -1,10 +1,9 @@
 //! What is kept, and what is let go of.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use llmserve_core::error::panic_message;
+use llmserve_core::error::guarded;
 use llmserve_core::{Error, KeepPrefix, Keeping, KeptPrefix, Prefix};
 
 use super::super::census::{NodeId, SharedPrefix};
@@ -145,10 +144,10 @@ impl Shared {
 
 /// A keeper is the host's code.
 fn keep(keeper: &dyn KeepPrefix, prefix: Prefix) -> KeptPrefix {
-    catch_unwind(AssertUnwindSafe(|| keeper.keep(prefix))).unwrap_or_else(|panic| {
+    guarded(|| keeper.keep(prefix)).unwrap_or_else(|message| {
         KeptPrefix::failed(Error::Panicked {
             part: "prefix keeper",
-            message: panic_message(&*panic),
+            message,
         })
     })
 }
