@@ -203,7 +203,8 @@ pub struct RowOutcome {
     pub computed: usize,
     /// Where the row's new tokens start in [`StepOutcome::tokens`].
     pub first_token: usize,
-    /// How many there are; 0 for a row that did not sample.
+    /// How many there are; 0 for a row that did not sample, and for one whose sequence was only to be
+    /// computed and ends with it.
     pub new_tokens: usize,
 }
 

@@ -12,6 +12,7 @@ use super::grammars::{DEFAULT_KEPT, Grammars};
 use super::instruments::Instruments;
 use super::intake::{Lane, LastLane, Limits};
 use super::masks::{self, MaskThreads};
+use super::prefixes::Prefixes;
 use super::sequences::Sequences;
 use super::speculate::Speculator;
 use super::{Engine, EngineStats, Handle, Shared};
@@ -261,6 +262,7 @@ impl EngineBuilder {
             vocab_size: info.vocab_size,
             max_len,
             limited_by,
+            block_size: layout.block_size,
             max_num_seqs: scheduler.max_num_seqs(),
             max_intake: self.max_intake,
             has_tokenizer: tokenizer.is_some(),
@@ -309,6 +311,7 @@ impl EngineBuilder {
             requests: Default::default(),
             sequences: Sequences::default(),
             deadlines: Deadlines::default(),
+            prefixes: Prefixes::default(),
             draining: false,
             stats,
             waste_sum: 0.0,

@@ -12,6 +12,7 @@ use super::deadlines::Deadlines;
 use super::instruments::Instruments;
 use super::masks::MaskThreads;
 use super::output::resume;
+use super::prefixes::Prefixes;
 use super::request::{Draft, Live, Prepared, Sequence, Text};
 use super::sequences::Sequences;
 use super::speculate::Speculator;
@@ -64,6 +65,7 @@ pub(super) struct Core {
     pub(super) requests: HashMap<u64, Live>,
     pub(super) sequences: Sequences,
     pub(super) deadlines: Deadlines,
+    pub(super) prefixes: Prefixes,
     pub(super) draining: bool,
     pub(super) stats: EngineStats,
     pub(super) waste_sum: f64,
@@ -125,6 +127,7 @@ impl Core {
             let error = error.unwrap_or_else(|| shared.end_error());
             let _ = catch_unwind(AssertUnwindSafe(|| live.sink.fail(error)));
         }
+        self.prefixes.clear();
         while let Ok(command) = self.commands.try_recv() {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(command)));
         }
@@ -135,7 +138,7 @@ impl Core {
     fn serve(&mut self) -> Result<(), Error> {
         loop {
             self.commit_ended();
-            if self.requests.is_empty() {
+            if self.requests.is_empty() && !self.tend_prefixes() {
                 if self.draining || self.stopping() {
                     return Ok(());
                 }
@@ -155,7 +158,7 @@ impl Core {
             }
             self.expire();
             self.commit_ended();
-            if self.requests.is_empty() {
+            if !self.tend_prefixes() && self.requests.is_empty() {
                 continue;
             }
             if !self.step()?
@@ -171,7 +174,7 @@ impl Core {
     }
 
     /// Commits what ended between steps.
-    fn commit_ended(&mut self) {
+    pub(super) fn commit_ended(&mut self) {
         if !self.buffers.outcome.is_empty() || !self.buffers.done.is_empty() {
             self.commit();
         }
@@ -185,7 +188,11 @@ impl Core {
                 self.stats.cancelled_requests += 1;
                 self.publish();
             }
+            Command::Keep(found) => self.keep(*found),
+            Command::LetGo(key) => self.let_go(key),
             Command::ResetPrefixCache(reply) => {
+                self.stop_prefix();
+                self.prefixes.changed();
                 // Those whose streams were dropped before hold nothing any more.
                 self.commit_ended();
                 self.phase = "KV manager";
@@ -197,7 +204,10 @@ impl Core {
                 self.publish();
                 let _ = reply.send(reset);
             }
-            Command::Drain => self.draining = true,
+            Command::Drain => {
+                self.draining = true;
+                self.forget_prefixes();
+            }
             Command::Stop => {}
         }
     }
@@ -215,6 +225,9 @@ impl Core {
             self.publish();
             return sink.close();
         }
+        // Nobody waits behind what nobody asked for.
+        self.stop_prefix();
+        self.prefixes.changed();
         let spec = Arc::new(spec);
         let mut first = self.sequence(&spec, 0);
         if let Err(error) = resume(&mut first, &self.shared.info.eos) {
@@ -333,7 +346,7 @@ impl Core {
     /// Ends a request with an error, in the commit that follows.
     pub(super) fn fail(&mut self, key: u64, error: Error) {
         let Some(live) = self.remove(key) else {
-            return;
+            return self.fail_prefix(key, error);
         };
         tracing::debug!(parent: &live.spec.span, kind = error.kind(), "failed");
         self.end_sequences(&live, End::Failed);
@@ -451,7 +464,7 @@ impl Core {
     }
 
     /// Makes counters and levels visible.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.phase = "recorder";
         let kv = self.kv.stats();
         let counts = self.scheduler.counts();
@@ -468,6 +481,8 @@ impl Core {
         stats.kv_blocks_held = kv.held_blocks;
         stats.kv_blocks_peak = kv.peak_held_blocks;
         stats.kv_blocks_total = kv.total_blocks;
+        stats.kv_blocks_pinned = kv.pinned_blocks;
+        stats.kv_blocks_pinned_cached = kv.pinned_cached_blocks;
         stats.kv_waste_mean = if stats.steps == 0 {
             0.0
         } else {
@@ -485,7 +500,7 @@ fn drawn_seed(engine: u64, key: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn refused(refusal: Refusal) -> Error {
+pub(super) fn refused(refusal: Refusal) -> Error {
     match refusal {
         Refusal::NoTokens => Error::InvalidRequest {
             field: "prompt",

@@ -29,6 +29,7 @@ pub(super) struct Instruments {
     running: Arc<dyn Gauge>,
     waiting: Arc<dyn Gauge>,
     kv_usage: Arc<dyn Gauge>,
+    kv_pinned: Arc<dyn Gauge>,
     prefix_queries: Arc<dyn Counter>,
     prefix_hits: Arc<dyn Counter>,
     preemptions: Arc<dyn Counter>,
@@ -81,6 +82,10 @@ impl Instruments {
             kv_usage: gauge(
                 "llmserve_kv_cache_usage_ratio",
                 "KV blocks held, of all, 0 to 1.",
+            ),
+            kv_pinned: gauge(
+                "llmserve_kv_blocks_pinned",
+                "KV blocks that prefixes kept name.",
             ),
             prefix_queries: counter(
                 "llmserve_prefix_cache_queries_total",
@@ -259,6 +264,7 @@ impl Instruments {
         self.waiting.set(counts.waiting as f64);
         self.kv_usage
             .set(kv.held_blocks as f64 / kv.total_blocks.max(1) as f64);
+        self.kv_pinned.set(kv.pinned_blocks as f64);
         self.prefix_queries
             .add(kv.query_tokens.saturating_sub(last.prefix_query_tokens));
         self.prefix_hits

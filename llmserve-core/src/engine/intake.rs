@@ -13,10 +13,13 @@ use crossbeam_channel::{Receiver, Sender};
 use super::channel::Sink;
 use super::compiling::{Feeder, Waiting};
 use super::grammars::Grammars;
+use super::prefixes::{Asked, Found};
+use super::probe;
 use super::request::{Ends, Prepared, Spec};
 use super::{Command, Place, Shared};
 use crate::contract::clock::Time;
 use crate::contract::grammar::{Constraint, Grammar};
+use crate::contract::prefix::{Keeping, Prefix};
 use crate::contract::tokenizer::{RenderOptions, Tokenizer};
 use crate::error::{Error, panic_message};
 use crate::ids::TokenId;
@@ -26,6 +29,8 @@ use crate::sync::Ordering;
 /// What an intake thread is told.
 pub(super) enum Job {
     Request(Box<Intake>),
+    /// A prefix to find the tokens of.
+    Keep(Box<Asked>),
     /// Everything that was accepted on this lane has passed. Goes on to the other lane, to the queue
     /// of those that wait for grammars, and from there to the engine thread.
     Drain(Sender<Job>),
@@ -69,6 +74,8 @@ pub(super) struct Limits {
     pub(super) max_len: usize,
     /// Which of the two it is.
     pub(super) limited_by: String,
+    /// Tokens of a KV block.
+    pub(super) block_size: usize,
     pub(super) max_num_seqs: usize,
     pub(super) max_intake: usize,
     pub(super) has_tokenizer: bool,
@@ -155,6 +162,18 @@ impl Limits {
                 "a conversation needs at least one message",
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// Checks all of a prefix that can be checked without encoding it.
+    pub(super) fn check_prefix(&self, prefix: &Prefix) -> Result<(), Error> {
+        match &prefix.prompt {
+            Prompt::Tokens(_) => Ok(()),
+            _ if self.has_tokenizer => Ok(()),
+            _ => Err(Error::invalid_request(
+                "prompt",
+                "this model has no tokenizer; give the prefix as tokens",
+            )),
         }
     }
 
@@ -266,6 +285,7 @@ impl Lane {
                 // request already: what is left of it is dropped on the way, and with it the
                 // stream ended.
                 Job::Request(job) => drop(catch_unwind(AssertUnwindSafe(|| self.prepare(job)))),
+                Job::Keep(asked) => drop(catch_unwind(AssertUnwindSafe(|| self.keep(*asked)))),
                 Job::Drain(next) => {
                     if next.send(Job::Drained).is_err() {
                         self.drained();
@@ -284,22 +304,51 @@ impl Lane {
         }
     }
 
+    /// Finds the tokens of a prefix, and hands their whole blocks to the engine thread.
+    fn keep(&self, asked: Asked) {
+        let Asked {
+            key,
+            prefix,
+            guarded,
+        } = asked;
+        if guarded.is_gone() || self.shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let found = encoded(|| {
+            let tokens = probe::common(&prefix, self.tokenizer.as_deref())?;
+            if !tokens.is_empty() {
+                self.limits.check_tokens(&tokens)?;
+            }
+            Ok(tokens)
+        });
+        let mut tokens = match found {
+            Ok(tokens) => tokens,
+            Err(error) => return guarded.close(Keeping::Failed(error)),
+        };
+        tokens.truncate(tokens.len() / self.limits.block_size * self.limits.block_size);
+        if tokens.is_empty() {
+            return guarded.close(Keeping::Ready { tokens: 0 });
+        }
+        let found = Found {
+            key,
+            tokens,
+            tenant: prefix.tenant.map(Into::into),
+            guarded,
+        };
+        // A send that fails drops the guarded side, which says why.
+        let _ = self.shared.commands.send(Command::Keep(Box::new(found)));
+    }
+
     fn prepare(&self, job: Box<Intake>) {
         let Some(job) = job.wanted(&self.shared) else {
             return;
         };
-        let encoded = catch_unwind(AssertUnwindSafe(|| {
+        let encoded = encoded(|| {
             let tokens = encode(&job.request.prompt, self.tokenizer.as_deref())?;
             self.limits.check_tokens(&tokens)?;
             self.limits
                 .check_len(tokens.len() + job.request.resume.len())?;
-            Ok::<_, Error>(tokens)
-        }))
-        .unwrap_or_else(|panic| {
-            Err(Error::Panicked {
-                part: "tokenizer",
-                message: panic_message(&*panic),
-            })
+            Ok(tokens)
         });
         let tokens = match encoded {
             Ok(tokens) => tokens,
@@ -381,7 +430,20 @@ impl Drop for LastLane {
     }
 }
 
-fn encode(prompt: &Prompt, tokenizer: Option<&dyn Tokenizer>) -> Result<Vec<TokenId>, Error> {
+/// What a tokenizer makes of something, with its panic as an error.
+fn encoded(run: impl FnOnce() -> Result<Vec<TokenId>, Error>) -> Result<Vec<TokenId>, Error> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        Err(Error::Panicked {
+            part: "tokenizer",
+            message: panic_message(&*panic),
+        })
+    })
+}
+
+pub(super) fn encode(
+    prompt: &Prompt,
+    tokenizer: Option<&dyn Tokenizer>,
+) -> Result<Vec<TokenId>, Error> {
     let none = || Error::invalid_request("prompt", "this model has no tokenizer");
     match prompt {
         Prompt::Tokens(tokens) => Ok(tokens.clone()),

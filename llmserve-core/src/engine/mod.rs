@@ -26,6 +26,8 @@ mod intake;
 mod interleavings;
 mod masks;
 mod output;
+mod prefixes;
+mod probe;
 mod request;
 mod sequences;
 mod speculate;
@@ -43,11 +45,13 @@ pub use stats::EngineStats;
 use crate::contract::clock::Clock;
 use crate::contract::generate::{EventStream, Generate};
 use crate::contract::model::{Model, ModelInfo};
+use crate::contract::prefix::{KeepPrefix, KeptPrefix, Prefix};
 use crate::contract::tokenizer::Tokenizer;
 use crate::error::Error;
 use crate::request::{Prompt, Request};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use intake::{Intake, Job};
+use prefixes::{Asked, Found, Guarded};
 use request::{Ends, Prepared, Spec};
 
 /// A running engine. Cheap to clone; all clones are the same engine.
@@ -81,6 +85,7 @@ struct Shared {
     /// Everything is to end now.
     stop: AtomicBool,
     next_key: AtomicU64,
+    next_prefix: AtomicU64,
 }
 
 #[derive(Default)]
@@ -100,6 +105,10 @@ enum Command {
     Cancel(u64),
     /// So was that of one which never came this far.
     CancelledBefore,
+    /// Keep a prefix.
+    Keep(Box<Found>),
+    /// The guard of the prefix with this key was dropped.
+    LetGo(u64),
     /// Forget every cached block, and say whether that was possible.
     ResetPrefixCache(Sender<Result<(), Error>>),
     /// Finish what was accepted, then end.
@@ -145,7 +154,20 @@ impl Shared {
             accepted: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             next_key: AtomicU64::new(0),
+            next_prefix: AtomicU64::new(prefixes::FIRST_KEY),
         }
+    }
+
+    /// Whether it has not been closed.
+    ///
+    /// # Errors
+    /// Why it has.
+    fn accepts(&self) -> Result<(), Error> {
+        let state = self.state.lock();
+        if state.closed || state.stopped {
+            return Err(state.failure.clone().unwrap_or(Error::ShutDown));
+        }
+        Ok(())
     }
 
     /// Waits until the engine thread has ended.
@@ -233,12 +255,7 @@ impl Engine {
             clock,
             ..
         } = &*self.handle;
-        {
-            let state = shared.state.lock();
-            if state.closed || state.stopped {
-                return Err(state.failure.clone().unwrap_or(Error::ShutDown));
-            }
-        }
+        shared.accepts()?;
         limits.check(&request)?;
         let limit = limits.max_intake;
         let place = Place::take(shared, limit).map_err(|waiting| Error::Overloaded {
@@ -292,6 +309,39 @@ impl Engine {
 impl Generate for Engine {
     fn generate(&self, request: Request) -> EventStream {
         self.accept(request).unwrap_or_else(EventStream::failed)
+    }
+}
+
+/// A prefix is computed while nobody waits for a first token: what of it is computed when somebody
+/// comes stays, and the rest follows. Requests that begin with it may be what computes it.
+///
+/// It is kept by a [pin](crate::KvManager::pin): evicted after all that is not pinned, but evicted
+/// when running requests need the memory. An engine that has nothing else to do then computes it
+/// again; until it has, [`Keeping::Ready`](crate::Keeping::Ready) says more than is there. Ready with
+/// 0 tokens are a prefix shorter than a block, and all prefixes where there is no prefix caching.
+///
+/// What cannot be kept is told by the guard: [`Error::PromptTooLong`] where no prompt could begin with
+/// it, [`Error::Kv`] where too much is pinned already, [`Error::Tokenizer`] where the chat template
+/// accepts no conversation that begins so, the error of a step that failed while it was computed, and
+/// [`Error::ShutDown`] once the engine drains or has ended. Guards do not keep an engine from ending.
+impl KeepPrefix for Engine {
+    fn keep(&self, prefix: Prefix) -> KeptPrefix {
+        let shared = &self.handle.shared;
+        let refused = shared.accepts().err();
+        if let Some(error) = refused.or_else(|| self.handle.limits.check_prefix(&prefix).err()) {
+            return KeptPrefix::failed(error);
+        }
+        let key = shared.next_prefix.fetch_add(1, Ordering::Relaxed);
+        let (guard, guarded) = Guarded::pair(key, shared);
+        let lane = usize::from(intake::is_long(&prefix.prompt));
+        let asked = Asked {
+            key,
+            prefix,
+            guarded,
+        };
+        // A send that fails drops the guarded side, which says why.
+        let _ = self.handle.intake[lane].send(Job::Keep(Box::new(asked)));
+        guard
     }
 }
 

@@ -86,10 +86,33 @@ impl Spec {
 
     /// What keeps this request's KV apart from others'.
     pub(super) fn extras(&self) -> Extras {
-        match &self.tenant {
-            Some(tenant) => Extras::default().tenant(tenant),
-            None => Extras::default(),
+        extras(self.tenant.as_deref())
+    }
+
+    /// For the sequence that computes a prefix: behind everybody, and without drafts.
+    pub(super) fn of_prefix(
+        key: u64,
+        tokens: &[TokenId],
+        tenant: Option<Arc<str>>,
+        arrival: Time,
+    ) -> Self {
+        let request = Request::tokens(Vec::new())
+            .max_tokens(1)
+            .priority(i32::MAX)
+            .speculative(false);
+        let (max_len, span) = (usize::MAX, tracing::Span::none());
+        Self {
+            tenant,
+            ..Self::new(request, key, tokens.to_vec(), None, max_len, arrival, span)
         }
+    }
+}
+
+/// What keeps a tenant's KV apart from others'.
+pub(super) fn extras(tenant: Option<&str>) -> Extras {
+    match tenant {
+        Some(tenant) => Extras::default().tenant(tenant),
+        None => Extras::default(),
     }
 }
 

@@ -28,9 +28,10 @@ pub struct EngineStats {
     pub mask_wait_seconds: f64,
     /// Preemptions.
     pub preemptions: u64,
-    /// Prompt tokens looked up in the prefix cache, once per request.
+    /// Prompt tokens looked up in the prefix cache, once per request, and once when a prefix that is
+    /// kept is computed.
     pub prefix_query_tokens: u64,
-    /// Prompt tokens found there, once per request.
+    /// Those that were found there.
     pub prefix_hit_tokens: u64,
     /// Sequences in the batch.
     pub running: usize,
@@ -42,6 +43,10 @@ pub struct EngineStats {
     pub kv_blocks_peak: usize,
     /// KV blocks there are.
     pub kv_blocks_total: usize,
+    /// KV blocks that prefixes kept name, each once.
+    pub kv_blocks_pinned: usize,
+    /// How many of those are cached.
+    pub kv_blocks_pinned_cached: usize,
     /// Bytes of memory that the model and a draft model take, by their own count: weights, KV pages
     /// and buffers, those included that they have yet to touch. 0 of models that cannot tell.
     pub memory_bytes: u64,

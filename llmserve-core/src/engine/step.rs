@@ -8,7 +8,7 @@ use super::request::Sequence;
 use crate::contract::clock::Time;
 use crate::contract::kv::PageOp;
 use crate::contract::model::{Batch, BatchRow, Logits, LogitsWanted, ModelError};
-use crate::contract::scheduler::{Fork, PlannedRow, RowOutcome};
+use crate::contract::scheduler::{End, Fork, PlannedRow, RowOutcome};
 use crate::error::{Error, panic_message};
 use crate::event::{Event, Started, TokenLogprobs};
 use crate::ids::{SequenceId, TokenId};
@@ -76,6 +76,7 @@ impl Core {
             }
             self.instruments.step(plan.tokens());
             self.commit();
+            self.settle_prefix();
             self.propose(&plan.rows);
         }
         plan.clear();
@@ -124,8 +125,8 @@ impl Core {
                 len: row.len,
                 logits: match (wants_prompt || row.drafts > 0, row.samples) {
                     (true, _) => LogitsWanted::All,
-                    (false, true) => LogitsWanted::Last,
-                    (false, false) => LogitsWanted::None,
+                    (false, true) if !self.prefixes.is_computed_by(row.id) => LogitsWanted::Last,
+                    (false, _) => LogitsWanted::None,
                 },
             });
             buffers.tokens.extend_from_slice(tokens);
@@ -202,6 +203,10 @@ impl Core {
                 LogitsWanted::Last => 1,
                 LogitsWanted::All => row.len,
             };
+            if self.prefixes.is_computed_by(row.id) {
+                self.finish_prefix_row(row);
+                continue;
+            }
             let Some(mut sequence) = self.sequences.take(row.id) else {
                 continue;
             };
@@ -220,6 +225,21 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Nothing is picked after a prefix.
+    fn finish_prefix_row(&mut self, row: &PlannedRow) {
+        let outcome = &mut self.buffers.outcome;
+        outcome.rows.push(RowOutcome {
+            id: row.id,
+            computed: row.start + row.len,
+            first_token: outcome.tokens.len(),
+            new_tokens: 0,
+        });
+        if row.samples {
+            outcome.ended.push((row.id, End::Done));
+            self.prefixes.is_computed();
+        }
     }
 
     fn finish_row(

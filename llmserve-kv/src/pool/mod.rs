@@ -164,9 +164,9 @@ impl Pool {
             return;
         }
         let unused = self.block_size - block.fill as usize;
+        let (sealed, ring) = (block.is_sealed(), block.ring());
         self.levels.let_go(unused);
-        if block.is_sealed() {
-            let ring = block.ring();
+        if sealed {
             self.levels.cached_idle += 1;
             self.free.push_back(id, ring);
         } else {
