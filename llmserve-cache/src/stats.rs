@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llmserve_core::{Counter, Gauge, Histogram, Recorder};
 
-use crate::answer::Answer;
+use crate::answer::Summary;
 use crate::store::StoreStats;
 use crate::trace::Source;
 
@@ -45,9 +45,10 @@ pub struct CacheStats {
     pub stored: u64,
     /// Answers found and not given out, because something they belong to was invalidated.
     pub stale: u64,
-    /// Tokens that no model had to generate.
+    /// Tokens that no model had to generate: of answers given out again, and of those that were
+    /// listened to from their beginning to their end as an equal request's run made them.
     pub saved_tokens: u64,
-    /// Time that runs for these requests took when they were made.
+    /// Time that those runs took from their own calls to their ends.
     pub saved_time: Duration,
     /// Panics of the store, and entries of another key than it was asked for, each taken as a miss
     /// or an answer not kept.
@@ -147,7 +148,7 @@ impl Told {
             ),
             saved_seconds: recorder.gauge(
                 "llmserve_cache_saved_seconds",
-                "Time that the runs took whose answers were given out again; only grows.",
+                "Time that the runs took whose answers needed no other; only grows.",
                 &[],
             ),
             stored: recorder.counter("llmserve_cache_stored_total", "Answers kept.", &[]),
@@ -195,7 +196,7 @@ impl Counters {
     }
 
     /// A request's answer comes from here.
-    pub(crate) fn source(&self, source: Source, answer: Option<&Answer>) {
+    pub(crate) fn source(&self, source: Source) {
         match source {
             Source::Exact { age } => self.hit(EXACT, age),
             Source::Semantic { age, .. } => self.hit(SEMANTIC, age),
@@ -211,13 +212,15 @@ impl Counters {
                 self.told.bypassed.add(1);
             }
         }
-        if let Some(answer) = answer {
-            self.saved_tokens.add(answer.tokens() as u64);
-            self.told.saved_tokens.add(answer.tokens() as u64);
-            let nanos = u64::try_from(answer.took().as_nanos()).unwrap_or(u64::MAX);
-            let nanos = self.saved_nanos.add(nanos);
-            self.told.saved_seconds.set(nanos as f64 / 1e9);
-        }
+    }
+
+    /// An answer that cost this needed no run.
+    pub(crate) fn saved(&self, cost: Summary) {
+        self.saved_tokens.add(cost.tokens as u64);
+        self.told.saved_tokens.add(cost.tokens as u64);
+        let nanos = u64::try_from(cost.took.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = self.saved_nanos.add(nanos);
+        self.told.saved_seconds.set(nanos as f64 / 1e9);
     }
 
     /// A level was asked and has nothing.

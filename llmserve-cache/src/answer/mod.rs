@@ -61,6 +61,10 @@ impl Answer {
         self.summary.took
     }
 
+    pub(crate) fn cost(&self) -> Summary {
+        self.summary
+    }
+
     /// Whether nothing was said: what stands in the place of a forgotten answer.
     pub(crate) fn is_empty(&self) -> bool {
         self.summary.events == 0

@@ -32,7 +32,7 @@ use llmserve_core::{Error, Event, FinishReason};
 
 pub(crate) use table::{Boarded, Flights, Terms};
 
-use crate::answer::{Answer, Cursor, Log};
+use crate::answer::{Answer, Cursor, Log, Summary};
 use crate::recorder::Recorder;
 use crate::sync::Mutex;
 use crate::trace::Found;
@@ -182,6 +182,11 @@ impl<W: Work> Seat<W> {
 
     pub(crate) fn is_starter(&self) -> bool {
         self.starter
+    }
+
+    /// What the run has cost so far.
+    pub(crate) fn cost(&self) -> Summary {
+        self.flight.state.lock().log.summary
     }
 
     /// The events heard so far.

@@ -149,7 +149,7 @@ impl CacheLayer {
         let takes_part = guarded(takes_part).unwrap_or(false);
         let known = || Key::new(&shared.namespace, &request).zip(shared.tags_of(&request));
         let Some((key, tags)) = takes_part.then(known).flatten() else {
-            shared.tell(&trace, &request.id, Source::Bypassed, None);
+            shared.tell(&trace, &request.id, Source::Bypassed);
             return shared.inner.generate(request);
         };
         EventStream::new(Cached::start(
@@ -257,9 +257,9 @@ impl Shared {
     }
 
     /// Counts, and tells whoever wants to know, where an answer comes from.
-    fn tell(&self, trace: &Trace, id: &Option<String>, source: Source, answer: Option<&Answer>) {
+    fn tell(&self, trace: &Trace, id: &Option<String>, source: Source) {
         trace.set(source);
-        self.counters.source(source, answer);
+        self.counters.source(source);
         if let Some(told) = &self.told {
             let _ = guarded(|| told(id.as_deref(), source));
         }

@@ -96,7 +96,7 @@ impl Cached {
     fn replay(&mut self, found: Found, mut owed: Vec<Event>) {
         let shared = &self.shared;
         if self.trace.source().is_none() {
-            shared.tell(&self.trace, &self.id, found.source, Some(&found.answer));
+            shared.tell(&self.trace, &self.id, found.source);
         }
         let mut cursor = Cursor::default();
         while !owed.is_empty() {
@@ -106,6 +106,7 @@ impl Cached {
                 return;
             }
         }
+        shared.counters.saved(found.answer.cost());
         let after = shared.clock.now().saturating_sub(self.called);
         self.state = State::Replaying {
             answer: found.answer,
@@ -211,7 +212,7 @@ impl Cached {
             } else {
                 Source::Joined
             };
-            self.shared.tell(&self.trace, &self.id, source, None);
+            self.shared.tell(&self.trace, &self.id, source);
         }
     }
 }
@@ -293,6 +294,9 @@ impl Stream for Cached {
                     return Poll::Ready(Some(Err(error)));
                 }
                 Turn::Ended => {
+                    if !starter {
+                        this.shared.counters.saved(listening.seat.cost());
+                    }
                     this.tell(starter);
                     this.state = State::Ended;
                     return Poll::Ready(None);

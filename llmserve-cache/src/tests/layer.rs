@@ -175,15 +175,15 @@ fn where_an_answer_comes_from_is_told() {
     );
     assert_eq!(
         (stats.saved_tokens, stats.saved_time),
-        (1, Duration::from_millis(30))
+        (2, Duration::from_millis(60))
     );
     let text = recorder.render();
     for line in [
         "llmserve_cache_hits_total{level=\"exact\"} 1\n",
         "llmserve_cache_hits_total{level=\"joined\"} 1\n",
         "llmserve_cache_hit_ratio{level=\"exact\"} 0.5\n",
-        "llmserve_cache_saved_tokens_total 1\n",
-        "llmserve_cache_saved_seconds 0.03\n",
+        "llmserve_cache_saved_tokens_total 2\n",
+        "llmserve_cache_saved_seconds 0.06\n",
         "llmserve_cache_age_seconds_sum{level=\"exact\"} 7\n",
         "llmserve_cache_entries 1\n",
         "llmserve_cache_bypassed_total 1\n",

@@ -464,3 +464,51 @@ fn a_waker_that_panics_wakes_the_others_nevertheless() {
     assert_eq!(timeless(first.drain()), whole("a"));
     assert_eq!((inner.calls(), cached.stats().stored), (1, 1));
 }
+
+#[test]
+fn who_needed_no_run_of_their_own_has_saved_one() {
+    let (inner, cached, _) = setup();
+    let ask = |deadline: Option<Duration>| {
+        let mut request = Request::text("");
+        request.deadline = deadline;
+        Reader::new(cached.generate(request))
+    };
+    let saved = || {
+        let stats = cached.stats();
+        (stats.saved_tokens, stats.saved_time.as_millis())
+    };
+    let mut readers = [(); 3].map(|()| ask(None));
+    let mut leaves = ask(None);
+    let end = || finished(0, FinishReason::Eos(2));
+    inner.run(0).give([started(), token(0, "a"), end()]);
+    for reader in readers.iter_mut().chain([&mut leaves]) {
+        assert_eq!(reader.drain().len(), 3);
+    }
+    // Not before the end, as the run may yet fail.
+    assert_eq!(saved(), (0, 0));
+    drop(leaves);
+    inner.run(0).end();
+    for reader in &mut readers {
+        assert!(matches!(reader.poll(), Poll::Ready(None)));
+    }
+    assert_eq!(saved(), (2, 60));
+    // A hit.
+    ask(None).drain();
+    assert_eq!(saved(), (3, 90));
+
+    // One that had to run for itself after all has saved nothing; it has listened in vain.
+    cached.forget(&Request::text(""));
+    let mut first = ask(Some(Duration::from_secs(1)));
+    let mut second = ask(None);
+    inner
+        .run(1)
+        .give([started(), finished(0, FinishReason::Deadline)]);
+    inner.run(1).end();
+    first.drain();
+    second.drain();
+    inner.run(2).give([started(), token(0, "a"), end()]);
+    inner.run(2).end();
+    assert!(!second.drain().is_empty());
+    assert_eq!((inner.calls(), cached.stats().joined), (3, 4));
+    assert_eq!(saved(), (3, 90));
+}
