@@ -151,10 +151,11 @@ impl Entry {
             return Err(Unusable::OtherKey);
         }
         let now = unix_millis();
-        let ttl = match header.expires {
-            Some(expires) if expires <= now => return Err(Unusable::Expired),
-            Some(expires) => Some(Duration::from_millis(expires - now)),
-            None => None,
+        // By a clock that was set back nothing lasts longer than it was stored for.
+        let left = |expires: u64| expires.saturating_sub(now.max(header.stored));
+        let ttl = match header.expires.map(left) {
+            Some(0) => return Err(Unusable::Expired),
+            left => left.map(Duration::from_millis),
         };
         Ok(Self {
             key: key.clone(),

@@ -212,4 +212,4 @@ impl std::fmt::Debug for Key {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -99,3 +99,37 @@ fn the_format_changes_only_on_purpose() {
         ]
     );
 }
+
+/// What [`Entry::to_bytes`] writes at another time.
+fn bytes_of(stored: u64, expires: Option<u64>) -> Vec<u8> {
+    let entry = entry();
+    let header = Header {
+        stamp: 7,
+        stored,
+        expires,
+        key: entry.key.bytes(),
+    };
+    let mut rest = postcard::to_extend(&header, Vec::new()).unwrap();
+    entry.answer.write(&mut rest);
+    let mut bytes = entry.to_bytes()[..8].to_vec();
+    bytes.extend_from_slice(&xxh3_64(&rest).to_le_bytes());
+    bytes.extend(rest);
+    bytes
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_nothing_last_longer() {
+    let now = unix_millis();
+    let read = |stored, expires| Entry::from_bytes(&key("a"), &bytes_of(stored, expires));
+    let hour = 3_600_000;
+    let entry = read(now + 24 * hour, Some(now + 25 * hour)).unwrap();
+    assert_eq!(entry.age, Duration::ZERO);
+    assert_eq!(entry.ttl, Some(Duration::from_millis(hour)));
+    // And what makes no sense is over.
+    for (stored, expires) in [(now + hour, now), (u64::MAX, now + hour), (0, 0)] {
+        assert_eq!(read(stored, Some(expires)).err(), Some(Unusable::Expired));
+    }
+    let entry = read(u64::MAX, Some(u64::MAX)).err();
+    assert_eq!(entry, Some(Unusable::Expired));
+    assert_eq!(read(0, None).unwrap().ttl, None);
+}

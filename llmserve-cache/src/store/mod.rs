@@ -158,12 +158,12 @@ impl std::ops::Add for StoreStats {
     /// Both together.
     fn add(self, other: Self) -> Self {
         Self {
-            entries: self.entries + other.entries,
-            bytes: self.bytes + other.bytes,
-            evictions: self.evictions + other.evictions,
-            expirations: self.expirations + other.expirations,
-            failures: self.failures + other.failures,
-            unusable: self.unusable + other.unusable,
+            entries: self.entries.saturating_add(other.entries),
+            bytes: self.bytes.saturating_add(other.bytes),
+            evictions: self.evictions.saturating_add(other.evictions),
+            expirations: self.expirations.saturating_add(other.expirations),
+            failures: self.failures.saturating_add(other.failures),
+            unusable: self.unusable.saturating_add(other.unusable),
         }
     }
 }

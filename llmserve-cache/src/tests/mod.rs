@@ -1,5 +1,6 @@
 //! Layers around services that follow a script.
 
+mod apart;
 mod flight;
 pub(crate) mod hostile;
 mod layer;

@@ -584,3 +584,45 @@ fn the_longest_time_to_live_is_one() {
         assert_eq!(cached.stats().hits, 1);
     }
 }
+
+#[test]
+fn numbers_at_their_ends_break_no_store() {
+    let clock = Arc::new(ManualClock::default());
+    let store = MemoryStore::builder()
+        .max_bytes(usize::MAX)
+        .clock(clock.clone());
+    let store = store.build().unwrap();
+    let key = |id: u32| Arc::new(Key::new("", &Request::tokens([id])).unwrap());
+    let put = |id, age, ttl| {
+        let mut entry = Entry::new(key(id), Answer::new(&[]).unwrap(), Stamp::default()).ttl(ttl);
+        entry.age = age;
+        store.put(entry);
+    };
+    let get = |id| match store.get(&key(id)) {
+        Lookup::Ready(found) => found.map(|entry| (entry.age, entry.ttl)),
+        Lookup::Pending(_) => panic!("memory takes no time"),
+    };
+    put(1, Duration::MAX, Some(Duration::MAX));
+    put(2, Duration::ZERO, Some(Duration::ZERO));
+    clock.advance(Duration::from_secs(1));
+    let left = Duration::MAX - Duration::from_secs(1);
+    assert_eq!(get(1), Some((Duration::MAX, Some(left))));
+    assert_eq!(get(2), None, "over before it began");
+    let mut most = StoreStats::default();
+    (most.entries, most.failures) = (usize::MAX, u64::MAX);
+    assert_eq!((most + most).failures, u64::MAX);
+
+    // Larger than the store: nothing is kept, and nothing else goes for it.
+    let small = MemoryStore::builder().max_bytes(2_000).build().unwrap();
+    small.put(Entry::new(
+        key(1),
+        Answer::new(&[]).unwrap(),
+        Stamp::default(),
+    ));
+    let text = "x".repeat(100_000);
+    let giant = Answer::new(&[llmserve_core::Event::Text(TextEvent { index: 0, text })]);
+    small.put(Entry::new(key(2), giant.unwrap(), Stamp::default()));
+    assert_eq!(small.stats().entries, 1);
+    assert!(matches!(small.get(&key(1)), Lookup::Ready(Some(_))));
+    assert!(small.stats().bytes <= 2_000);
+}

@@ -241,3 +241,23 @@ fn no_answer_is_sent_that_is_larger_than_allowed() {
     assert_eq!(host.runs(), 2);
     assert_eq!(host.store.stats().failures, 0);
 }
+
+#[test]
+fn the_longest_times_are_times() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let most = Duration::MAX;
+    let host = Host::of(
+        RedisStore::builder(server.url())
+            .time_limit(most)
+            .connect_timeout(most)
+            .epoch_refresh(most)
+            .breaker(1, most),
+    );
+    host.connected();
+    host.ask("1");
+    host.flushed();
+    assert_eq!(host.runs_of([1]), 0);
+    assert_eq!(host.store.stats().failures, 0);
+}

@@ -154,7 +154,7 @@ impl Store for MemoryStore {
         };
         let kept = self.clock.now().saturating_sub(held.stored);
         let mut entry = held.entry;
-        entry.age += kept;
+        entry.age = entry.age.saturating_add(kept);
         if let Some(ttl) = &mut entry.ttl {
             *ttl = ttl.saturating_sub(kept);
             if ttl.is_zero() {

@@ -70,7 +70,8 @@ impl Breaker {
     }
 
     fn after_cooldown(&self, since: u64) -> u64 {
-        (since + self.cooldown.as_millis() as u64).max(1)
+        let cooldown = u64::try_from(self.cooldown.as_millis()).unwrap_or(u64::MAX);
+        since.saturating_add(cooldown).max(1)
     }
 }
 
@@ -99,5 +100,9 @@ mod tests {
         breaker.succeeded();
         assert!(breaker.admits(at(310)) && breaker.admits(at(310)));
         assert!(!breaker.failed(at(311)));
+
+        let once = Breaker::new(1, Duration::MAX);
+        assert!(once.failed(once.began + Duration::from_secs(1)));
+        assert!(once.is_open(once.began + Duration::from_secs(1_000_000_000)));
     }
 }

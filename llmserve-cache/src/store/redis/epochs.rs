@@ -86,7 +86,7 @@ impl Sync {
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
         let read = self.read.load(Ordering::Relaxed);
         let since = now.saturating_duration_since(self.began);
-        read > 0 && since <= Duration::from_millis(read) + self.believed
+        read > 0 && since <= Duration::from_millis(read).saturating_add(self.believed)
     }
 
     /// Whether something invalidated here is not known to have arrived.
