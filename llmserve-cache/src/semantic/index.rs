@@ -31,7 +31,8 @@ use state::State;
 ///
 /// A namespace holds what may share answers at all: the same tenant, model, system prompt, tools,
 /// earlier turns and parameters, as a number that the caller computes. Within it, the `candidates`
-/// nearest texts are found by an exact scan, and the first that no [`Veto`] tells apart is the hit.
+/// nearest texts are found, and the first that no [`Veto`] tells apart is the hit. Where there are
+/// many, not all are read: see [`SemanticIndexBuilder::approximate_from`].
 ///
 /// ```
 /// use std::sync::Arc;

@@ -22,6 +22,7 @@ mod quantised;
 mod remembering;
 mod scan;
 mod shelf;
+mod sketch;
 mod threshold;
 mod verify;
 mod veto;

@@ -43,13 +43,23 @@ impl Quantised {
     }
 }
 
+/// A vector as it was, from both of its planes.
+pub(super) fn restored(scale: f32, coarse: &[i8], fine: &[i8]) -> Vec<f32> {
+    let planes = coarse.iter().zip(fine);
+    planes
+        .map(|(c, f)| scale * (f32::from(*c) + f32::from(*f) / FINE))
+        .collect()
+}
+
 /// A vector that neighbours are looked for.
 pub(super) struct Query {
     /// For the scan: whole numbers so large that their dot product with any coarse plane still
     /// fits 32 bits.
     pub(super) steps: Vec<i16>,
+    /// Cosine of a score of 1 in the scan.
+    pub(super) step: f32,
     /// For the decision.
-    unit: Vec<f32>,
+    pub(super) unit: Vec<f32>,
     /// Which of several equals comes first differs by query: see [`Shelf`](super::shelf::Shelf).
     pub(super) salt: u64,
 }
@@ -63,7 +73,12 @@ impl Query {
         let steps: Vec<i16> = unit.iter().map(|x| (x / scale).round() as i16).collect();
         let bytes: Vec<u8> = steps.iter().flat_map(|step| step.to_le_bytes()).collect();
         let salt = xxhash_rust::xxh3::xxh3_64(&bytes);
-        Self { steps, unit, salt }
+        Self {
+            steps,
+            step: scale,
+            unit,
+            salt,
+        }
     }
 
     /// Cosine with a kept vector, by both of its planes. Sums in eight lanes of a fixed order, so

@@ -8,15 +8,23 @@
 //! A row is found by its place. Removing one moves the last row into the gap, so places stay dense
 //! and nothing is ever searched or shifted. Pages are never copied once full: adding to a shelf of a
 //! million rows costs what adding to an empty one does.
+//!
+//! From a number of rows on, each has a sketch too, and only rows are read whose sketches say that
+//! they may be among the nearest. A shelf that grows to that number makes the sketches on the way,
+//! from half of it on, a few with every row that comes: no row waits for all of them.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+mod best;
+mod sketches;
+
 use std::mem::size_of;
 
 use pulp::Arch;
 
-use super::quantised::{Quantised, Query};
-use super::scan::scan;
+use super::quantised::{Quantised, Query, restored};
+use super::scan::{scan, scan_some};
+use super::sketch::{Asked, Sketch};
+use best::{Best, Candidate};
+use sketches::Sketches;
 
 /// Rows of a page: enough that a page's end is nothing to a scan.
 const PAGE: usize = 1024;
@@ -24,6 +32,16 @@ const PAGE: usize = 1024;
 const OVERSAMPLE: usize = 4;
 /// The least a scan takes: 32 cost nothing beside the scan itself.
 const LEAST: usize = 32;
+/// How far an estimate may fall short, in its deviations, before a row is passed over that is as
+/// near as the last of those asked for. Of such rows it misses one in fifty, and fewer of
+/// those that are nearer.
+const MARGIN: f32 = 2.1;
+/// As many rows are read in a row while one is that lies apart.
+const APART: usize = 8;
+/// Rows that are read before others, in what a search takes.
+const FIRST: usize = 4;
+/// Sketches made with each new row while not all rows have one.
+const CATCH_UP: usize = 3;
 
 #[derive(Default)]
 struct Page {
@@ -46,14 +64,20 @@ pub(super) struct Shelf {
     dimensions: usize,
     rows: usize,
     pages: Vec<Page>,
+    /// Of the first rows, or of all.
+    sketches: Option<Box<Sketches>>,
+    approximate_from: usize,
 }
 
 impl Shelf {
-    pub(super) fn new(dimensions: usize) -> Self {
+    /// An empty one, that is searched by sketches when it holds `approximate_from` rows or more.
+    pub(super) fn new(dimensions: usize, approximate_from: usize) -> Self {
         Self {
             dimensions,
             rows: 0,
             pages: Vec::new(),
+            sketches: None,
+            approximate_from,
         }
     }
 
@@ -70,7 +94,10 @@ impl Shelf {
     pub(super) fn bytes(&self) -> usize {
         let last = self.pages.last().map_or(0, |page| page.scales.capacity());
         let full = self.pages.len().saturating_sub(1) * PAGE;
-        (full + last) * Self::row_bytes(self.dimensions) + self.pages.capacity() * size_of::<Page>()
+        let sketches = self.sketches.as_ref().map_or(0, |all| all.bytes());
+        (full + last) * Self::row_bytes(self.dimensions)
+            + self.pages.capacity() * size_of::<Page>()
+            + sketches
     }
 
     /// The entry of the last row.
@@ -93,7 +120,37 @@ impl Shelf {
             page.ties.push(tie);
         }
         self.rows += 1;
+        if self.rows > self.approximate_from / 2 {
+            self.catch_up();
+        }
         (self.rows - 1) as u32
+    }
+
+    /// Makes a few of the sketches that are missing: more than one, so that none are once as many
+    /// rows again have come.
+    fn catch_up(&mut self) {
+        let dimensions = self.dimensions;
+        let sketches = self.sketches.take();
+        let mut sketches = sketches.unwrap_or_else(|| Box::new(Sketches::new(dimensions)));
+        for place in (sketches.rows()..self.rows).take(CATCH_UP) {
+            sketches.push(&self.sketch(place));
+        }
+        self.sketches = Some(sketches);
+    }
+
+    fn sketch(&self, place: usize) -> Sketch {
+        let (scale, coarse, fine) = self.row(place);
+        Sketch::new(&mut restored(scale, coarse, fine))
+    }
+
+    fn row(&self, place: usize) -> (f32, &[i8], &[i8]) {
+        let (page, row) = (&self.pages[place / PAGE], place % PAGE);
+        let plane = row * self.dimensions..(row + 1) * self.dimensions;
+        (
+            page.scales[row],
+            &page.coarse[plane.clone()],
+            &page.fine[plane],
+        )
     }
 
     /// Removes the row at a place. The entry whose row took that place, if one did.
@@ -117,7 +174,24 @@ impl Shelf {
                 self.pages.shrink_to(2 * self.pages.len());
             }
         }
+        self.forget_sketch(place);
         moved
+    }
+
+    /// After a row was removed and the last one put in its place.
+    fn forget_sketch(&mut self, place: usize) {
+        let Some(mut sketches) = self.sketches.take() else {
+            return;
+        };
+        if self.rows < self.approximate_from / 4 {
+            return;
+        }
+        if sketches.rows() > self.rows {
+            sketches.swap_remove(place);
+        } else if place < sketches.rows() {
+            sketches.put(place, &self.sketch(place));
+        }
+        self.sketches = Some(sketches);
     }
 
     /// The `k` most similar rows, best first. Of equals, `tie` and the query decide which come
@@ -130,26 +204,14 @@ impl Shelf {
             .saturating_mul(OVERSAMPLE)
             .max(LEAST)
             .min(self.rows.max(1));
-        let mut best = BinaryHeap::with_capacity(most + 1);
-        let mut scores = [0.0; PAGE];
-        let arch = Arch::new();
-        for (number, page) in self.pages.iter().enumerate() {
-            let scores = &mut scores[..page.scales.len()];
-            scan(arch, &query.steps, &page.coarse, &page.scales, scores);
-            for (row, score) in scores.iter().enumerate() {
-                let found = Candidate {
-                    score: *score,
-                    tie: page.ties[row] ^ query.salt,
-                    place: (number * PAGE + row) as u32,
-                };
-                if best.len() < most {
-                    best.push(found);
-                } else if best.peek().is_some_and(|worst| found < *worst) {
-                    best.pop();
-                    best.push(found);
-                }
+        let best = match &self.sketches {
+            Some(sketches)
+                if self.rows >= self.approximate_from && sketches.rows() == self.rows =>
+            {
+                self.by_sketches(sketches, query, k, most)
             }
-        }
+            _ => self.by_all(query, most),
+        };
         let mut best: Vec<(Near, u64)> = best
             .into_iter()
             .map(|found| (self.similarity(query, found.place), found.tie))
@@ -161,16 +223,139 @@ impl Shelf {
         best.into_iter().map(|(near, _)| near).collect()
     }
 
-    fn similarity(&self, query: &Query, place: u32) -> Near {
+    /// The best by their first byte, of all rows.
+    fn by_all(&self, query: &Query, most: usize) -> Vec<Candidate> {
+        let mut best = Best::new(most);
+        let mut scores = [0.0; PAGE];
+        let arch = Arch::new();
+        for (number, page) in self.pages.iter().enumerate() {
+            let scores = &mut scores[..page.scales.len()];
+            scan(arch, &query.steps, &page.coarse, &page.scales, scores);
+            for (row, score) in scores.iter().enumerate() {
+                best.offer(Candidate {
+                    score: *score,
+                    tie: page.ties[row] ^ query.salt,
+                    place: (number * PAGE + row) as u32,
+                });
+            }
+        }
+        best.into_vec()
+    }
+
+    /// The best by their first byte, of the rows that sketches leave.
+    ///
+    /// Whichever leads by its sketch is read at once. The k-th best of those read is a bound: a row
+    /// whose estimate is below it by more than estimates are off cannot be among the nearest. Of
+    /// those left at the end the first few raise the bound once more. Where all are about as near,
+    /// and so too many are left, all are read.
+    fn by_sketches(
+        &self,
+        sketches: &Sketches,
+        query: &Query,
+        k: usize,
+        most: usize,
+    ) -> Vec<Candidate> {
+        let asked = Asked::new(&query.unit);
+        let mut reading = Reading {
+            shelf: self,
+            arch: Arch::new(),
+            query,
+            asked: &asked,
+            least: f32::NEG_INFINITY,
+            nearest: Best::new(k),
+            best: Best::new(most),
+        };
+        let mut leading = Best::new(k);
+        let mut left: Vec<(f32, u32)> = Vec::new();
+        sketches.estimate(&asked, |first, estimates| {
+            for (number, chunk) in estimates.chunks(64).enumerate() {
+                // Without a branch for each: most chunks have none.
+                let least = reading.least;
+                if !chunk.iter().fold(false, |any, x| any | (*x > least)) {
+                    continue;
+                }
+                for (row, estimate) in chunk.iter().enumerate() {
+                    if *estimate <= reading.least {
+                        continue;
+                    }
+                    let place = (first + number * 64 + row) as u32;
+                    if leading.offer(self.candidate(query, place, *estimate)) {
+                        reading.read(&[place]);
+                    } else {
+                        left.push((*estimate, place));
+                    }
+                }
+            }
+        });
+        let first = FIRST * most;
+        left.retain(|(estimate, _)| *estimate > reading.least);
+        if left.len() > first {
+            left.select_nth_unstable_by(first, |a, b| b.0.total_cmp(&a.0));
+            let rest = left.split_off(first);
+            reading.read(&places(&left));
+            left = rest;
+            left.retain(|(estimate, _)| *estimate > reading.least);
+            if left.len() > self.rows / APART {
+                return self.by_all(query, most);
+            }
+            // As they lie in memory.
+            left.sort_unstable_by_key(|(_, place)| *place);
+        }
+        reading.read(&places(&left));
+        reading.best.into_vec()
+    }
+
+    fn candidate(&self, query: &Query, place: u32, score: f32) -> Candidate {
         let (page, row) = (place as usize / PAGE, place as usize % PAGE);
-        let page = &self.pages[page];
-        let plane = row * self.dimensions..(row + 1) * self.dimensions;
-        let (coarse, fine) = (&page.coarse[plane.clone()], &page.fine[plane]);
+        let tie = self.pages[page].ties[row] ^ query.salt;
+        Candidate { score, tie, place }
+    }
+
+    fn similarity(&self, query: &Query, place: u32) -> Near {
+        let (scale, coarse, fine) = self.row(place as usize);
+        let (page, row) = (place as usize / PAGE, place as usize % PAGE);
         Near {
-            entry: page.entries[row],
-            similarity: query.cosine(page.scales[row], coarse, fine),
+            entry: self.pages[page].entries[row],
+            similarity: query.cosine(scale, coarse, fine),
         }
     }
+}
+
+/// What is read of a shelf, and how good that is.
+struct Reading<'a> {
+    shelf: &'a Shelf,
+    arch: Arch,
+    query: &'a Query,
+    asked: &'a Asked,
+    /// Estimates up to this one are of rows that are not worth reading.
+    least: f32,
+    nearest: Best,
+    best: Best,
+}
+
+impl Reading<'_> {
+    fn read(&mut self, places: &[u32]) {
+        let (shelf, query) = (self.shelf, self.query);
+        let row = |place: u32| {
+            let (scale, coarse, _) = shelf.row(place as usize);
+            (coarse, scale)
+        };
+        scan_some(self.arch, &query.steps, places, row, |place, score| {
+            let found = shelf.candidate(query, place, score);
+            if self.best.offer(found)
+                && self.nearest.offer(found)
+                && let Some(kth) = self.nearest.worst()
+            {
+                let cosine = kth.score * query.step;
+                let off = MARGIN * self.asked.deviation(cosine);
+                self.least = (cosine - off) / self.asked.step;
+            }
+        });
+    }
+}
+
+fn places(of: &[(f32, u32)]) -> Vec<u32> {
+    of.iter().map(|(_, place)| *place).collect()
 }
 
 /// A row taken out.
@@ -231,37 +416,6 @@ impl Page {
         self.ties[row] = from.tie;
     }
 }
-
-/// A row that may be among the nearest. Better is less, so that a heap's top is the worst.
-#[derive(Clone, Copy)]
-struct Candidate {
-    score: f32,
-    tie: u64,
-    place: u32,
-}
-
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other
-            .score
-            .total_cmp(&self.score)
-            .then(self.tie.cmp(&other.tie))
-    }
-}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Candidate {}
 
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,7 @@ pub(super) struct Found {
 pub(super) struct State {
     dimensions: usize,
     max_bytes: usize,
+    approximate_from: usize,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     by_id: HashMap<u128, u32>,
@@ -52,10 +53,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(dimensions: usize, max_bytes: usize) -> Self {
+    pub(super) fn new(dimensions: usize, max_bytes: usize, approximate_from: usize) -> Self {
         Self {
             dimensions,
             max_bytes,
+            approximate_from,
             entries: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
@@ -77,7 +79,7 @@ impl State {
     ) -> Result<(), IndexError> {
         let own = ENTRY_OVERHEAD + text.len();
         // A shelf of one row has room for one row.
-        let mut single = Shelf::new(self.dimensions);
+        let mut single = Shelf::new(self.dimensions, self.approximate_from);
         single.push(vector, 0, 0);
         let bytes = own + NAMESPACE_OVERHEAD + single.bytes();
         if bytes > self.max_bytes {
@@ -152,7 +154,7 @@ impl State {
     }
 
     pub(super) fn clear(&mut self) -> Self {
-        let mut fresh = Self::new(self.dimensions, self.max_bytes);
+        let mut fresh = Self::new(self.dimensions, self.max_bytes, self.approximate_from);
         fresh.evictions = self.evictions;
         std::mem::replace(self, fresh)
     }
@@ -188,7 +190,7 @@ impl State {
             .namespaces
             .entry(namespace)
             .and_modify(|shelf| before = NAMESPACE_OVERHEAD + shelf.bytes())
-            .or_insert_with(|| Shelf::new(self.dimensions));
+            .or_insert_with(|| Shelf::new(self.dimensions, self.approximate_from));
         let changed = change(shelf);
         let after = if shelf.is_empty() {
             self.namespaces.remove(&namespace);

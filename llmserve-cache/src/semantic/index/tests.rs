@@ -39,8 +39,13 @@ fn vector(text: &str) -> Vec<f32> {
 }
 
 fn index(max_bytes: usize) -> SemanticIndex {
+    index_from(max_bytes, usize::MAX)
+}
+
+fn index_from(max_bytes: usize, approximate_from: usize) -> SemanticIndex {
     SemanticIndex::builder(Arc::new(Letters))
         .max_bytes(max_bytes)
+        .approximate_from(approximate_from)
         .threshold(Threshold {
             texts: 0.8,
             words: 0.5,
@@ -151,6 +156,43 @@ fn the_least_recently_used_make_room_by_size() {
 }
 
 #[test]
+fn sketches_are_within_the_bytes_and_change_no_answer() {
+    let (exact, sketched) = (index(1 << 20), index_from(1 << 20, 400));
+    let text = |id: u128| format!("Where does road {} of district {} lead?", id * 37, id % 11);
+    for id in 0..1_000 {
+        insert(&exact, 1, &text(id), id);
+        insert(&sketched, 1, &text(id), id);
+    }
+    let (plain, more) = (exact.stats(), sketched.stats());
+    assert_eq!(plain.entries, more.entries);
+    // A word of signs and a factor each, with some room.
+    let sketches = more.bytes - plain.bytes;
+    assert!((12_000..18_000).contains(&sketches), "{sketches}");
+    for id in 0..1_000 {
+        let (exact, sketched) = (
+            lookup(&exact, 1, &text(id)),
+            lookup(&sketched, 1, &text(id)),
+        );
+        assert!(sketched.as_ref().is_some_and(|found| found.is_hit()));
+        assert_eq!(exact, sketched);
+    }
+    // In too small a budget as many go as sketches take the room of.
+    let small = index_from(more.bytes / 2, 100);
+    for id in 0..1_000 {
+        insert(&small, 1, &text(id), id);
+        assert!(small.stats().bytes <= more.bytes / 2);
+    }
+    assert!(
+        (450..=500).contains(&small.stats().entries),
+        "{:?}",
+        small.stats()
+    );
+    let left = small.stats().entries;
+    assert_eq!(small.remove_namespace(1), left);
+    assert_eq!(small.stats().bytes, 0);
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     let index = index(1 << 20);
     let short = index.insert(1, "x", &[1.0; 3], 1);
@@ -185,7 +227,13 @@ fn what_cannot_be_compared_is_refused() {
 
 #[test]
 fn against_a_plain_map_over_many_changes() {
-    let index = index(1 << 24);
+    // All vectors read; all sketched; shelves of about the size from which they are.
+    for approximate_from in [usize::MAX, 1, 60] {
+        many_changes(&index_from(1 << 24, approximate_from));
+    }
+}
+
+fn many_changes(index: &SemanticIndex) {
     let mut model: HashMap<u128, (u128, String)> = HashMap::new();
     let mut seed = 11u64;
     let mut next = |below: u64| {
@@ -198,7 +246,7 @@ fn against_a_plain_map_over_many_changes() {
             0..6 => {
                 let namespace = u128::from(next(5));
                 let text = format!("what is item {step} of list {id}");
-                insert(&index, namespace, &text, id);
+                insert(index, namespace, &text, id);
                 model.insert(id, (namespace, text));
             }
             6..9 => assert_eq!(index.remove(id), model.remove(&id).is_some()),
@@ -210,7 +258,7 @@ fn against_a_plain_map_over_many_changes() {
             }
             _ => {
                 if let Some((namespace, text)) = model.get(&id) {
-                    let found = lookup(&index, *namespace, text).expect("it is there");
+                    let found = lookup(index, *namespace, text).expect("it is there");
                     assert!(found.is_hit() && found.id == id, "{found:?}");
                 }
             }
@@ -221,14 +269,14 @@ fn against_a_plain_map_over_many_changes() {
         assert!(index.remove(*id));
     }
     assert_eq!(index.stats(), IndexStats::default());
-    insert(&index, 1, "x y z", 1);
+    insert(index, 1, "x y z", 1);
     index.clear();
     assert_eq!(index.stats(), IndexStats::default());
 }
 
 #[test]
 fn many_at_once() {
-    let index = index(60_000);
+    let index = index_from(60_000, 20);
     thread::scope(|scope| {
         for thread in 0..4u128 {
             let index = &index;
