@@ -15,8 +15,8 @@ use super::state::State;
 const DEFAULT_MAX_BYTES: usize = 96 << 20;
 /// A text has seldom more near neighbours that differ, and each costs microseconds.
 const DEFAULT_CANDIDATES: usize = 8;
-/// A scan of as many takes a third of a millisecond, of which sketches save half. Of fewer they save
-/// less than they cost.
+/// Reading as many takes a third of a millisecond and misses nothing: until then there is little to
+/// save.
 const DEFAULT_APPROXIMATE_FROM: usize = 10_000;
 
 /// 5,000 texts of 384 dimensions, roughly.
