@@ -1,4 +1,5 @@
-//! Near texts: the scan by size beside the same in `f32`, and what a veto takes.
+//! Near texts: searches by size, by sketches and of all vectors, beside the same in `f32`; and what
+//! a veto takes.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -11,8 +12,10 @@ use llmserve_core::Embedder;
 
 /// What MiniLM makes.
 const DIMENSIONS: usize = 384;
-/// Neighbours that recall counts.
-const NEAREST: usize = 10;
+/// Neighbours that recall counts: as many as an index reads by default, and some more.
+const NEAREST: [usize; 2] = [8, 10];
+/// Vectors asked for, each in turn of every kind of search.
+const QUERIES: usize = 40;
 
 /// Says how long vectors are; they come from [`Noise`].
 struct Silent;
@@ -31,7 +34,34 @@ impl Embedder for Silent {
     }
 }
 
-/// Vectors without structure, whose neighbours are the hardest to tell apart.
+/// What vectors are like.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// Without structure: neighbours are the hardest to tell apart, and none is near.
+    Uniform,
+    /// About a hundred to a cluster, with cosines of 0.73, and one of a cluster is asked for.
+    Clustered,
+}
+
+impl Shape {
+    /// `size` vectors to store, and some to ask for.
+    fn vectors(self, size: usize) -> (impl Iterator<Item = Vec<f32>>, Vec<Vec<f32>>) {
+        let mut noise = Noise(1);
+        let centres: Vec<_> = (0..(size / 100).max(1)).map(|_| noise.vector()).collect();
+        let mut next = move || match self {
+            Shape::Uniform => noise.vector(),
+            Shape::Clustered => {
+                noise.vector();
+                let centre = (noise.0 >> 33) as usize % centres.len();
+                noise.near(&centres[centre], 0.6)
+            }
+        };
+        let asked = (0..QUERIES).map(|_| next()).collect();
+        ((0..size).map(move |_| next()), asked)
+    }
+}
+
+/// Vectors by chance.
 struct Noise(u64);
 
 impl Noise {
@@ -45,79 +75,107 @@ impl Noise {
                 (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
             })
             .collect();
-        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|x| *x /= length);
+        unit(&mut vector);
         vector
+    }
+
+    /// One beside another, `far` times as far as that is long.
+    fn near(&mut self, vector: &[f32], far: f32) -> Vec<f32> {
+        let other = self.vector();
+        let mut sum: Vec<f32> = vector.iter().zip(other).map(|(a, b)| a + far * b).collect();
+        unit(&mut sum);
+        sum
     }
 }
 
-/// Rows `scan …` and `veto …`.
+fn unit(vector: &mut [f32]) {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|x| *x /= length);
+}
+
+/// Rows `search …` and `veto …`.
 pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
     let sizes: &[usize] = if quick {
         &[10_000]
     } else {
         &[10_000, 100_000, 300_000, 1_000_000]
     };
-    for size in sizes {
-        scan(report, *size)?;
+    for shape in [Shape::Uniform, Shape::Clustered] {
+        for size in sizes {
+            search(report, *size, shape)?;
+        }
     }
     vetoes(report);
     Ok(())
 }
 
-fn scan(report: &mut Report, size: usize) -> Result<(), Box<dyn Error>> {
-    let index = SemanticIndex::builder(Arc::new(Silent))
-        .threshold(Threshold {
-            texts: -1.0,
-            words: -1.0,
-        })
-        .max_bytes(size * 2_048 + (1 << 20))
-        .build()?;
-    let mut noise = Noise(1);
+fn search(report: &mut Report, size: usize, shape: Shape) -> Result<(), Box<dyn Error>> {
+    let index = |approximate_from| {
+        SemanticIndex::builder(Arc::new(Silent))
+            .threshold(Threshold {
+                texts: -1.0,
+                words: -1.0,
+            })
+            .max_bytes(size * 2_048 + (1 << 20))
+            .approximate_from(approximate_from)
+            .build()
+    };
+    let kinds = [index(size)?, index(usize::MAX)?];
+    let mut inserts = [0.0; 2];
     let mut plain = Vec::with_capacity(size * DIMENSIONS);
-    let begun = Instant::now();
-    for id in 0..size as u128 {
-        let vector = noise.vector();
-        index.insert(1, "what is it", &vector, id)?;
+    let (vectors, queries) = shape.vectors(size);
+    for (id, vector) in (0u128..).zip(vectors) {
+        for (index, insert) in kinds.iter().zip(&mut inserts) {
+            let begun = Instant::now();
+            index.insert(1, "what is it", &vector, id)?;
+            *insert += begun.elapsed().as_secs_f64() * 1e6 / size as f64;
+        }
         plain.extend_from_slice(&vector);
     }
-    let insert = begun.elapsed().as_secs_f64() * 1e6 / size as f64;
 
-    let (mut ours, mut theirs, mut right) = (Vec::new(), Vec::new(), 0);
-    const QUERIES: usize = 20;
-    for _ in 0..QUERIES {
-        let asked = noise.vector();
+    let (mut times, mut right) = ([const { Vec::new() }; 3], [0; 2]);
+    for asked in &queries {
+        for (index, times) in kinds.iter().zip(&mut times) {
+            let begun = Instant::now();
+            black_box(index.lookup(1, "what is it", asked)?);
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
         let begun = Instant::now();
-        black_box(index.lookup(1, "what is it", &asked)?);
-        ours.push(begun.elapsed().as_secs_f64() * 1e3);
-
-        let begun = Instant::now();
-        let mut exact: Vec<(f32, usize)> = plain
+        let mut exact: Vec<(f32, u128)> = plain
             .chunks_exact(DIMENSIONS)
-            .map(|row| dot(row, &asked))
+            .map(|row| dot(row, asked))
             .zip(0..)
             .collect();
-        theirs.push(begun.elapsed().as_secs_f64() * 1e3);
+        times[2].push(begun.elapsed().as_secs_f64() * 1e3);
         exact.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let found = index.neighbours(1, &asked, NEAREST)?;
-        let best = &exact[..NEAREST];
-        right += found
-            .iter()
-            .filter(|near| best.iter().any(|(_, id)| near.0 == *id as u128))
-            .count();
+        for (nearest, right) in NEAREST.into_iter().zip(&mut right) {
+            let found = kinds[0].neighbours(1, asked, nearest)?;
+            let best = &exact[..nearest];
+            *right += found
+                .iter()
+                .filter(|near| best.iter().any(|(_, id)| near.0 == *id))
+                .count();
+        }
     }
-    let (ours, theirs) = (median(ours.into_iter()), median(theirs.into_iter()));
+    let recall = |at: usize| right[at] as f64 / (queries.len() * NEAREST[at]) as f64;
+    let bytes = kinds.each_ref().map(|index| index.stats().bytes / size);
+    let [ours, all, f32] = times.map(|times| median(times.into_iter()));
+    let shape = match shape {
+        Shape::Uniform => "uniform",
+        Shape::Clustered => "clustered",
+    };
     report.row(
-        &format!("scan {size} x {DIMENSIONS}"),
+        &format!("search {size} x {DIMENSIONS} {shape}"),
         &[
             ("lookup_ms", ours.into()),
-            ("f32_ms", theirs.into()),
-            ("f32_over_ours", (theirs / ours).into()),
-            (
-                "recall_at_10",
-                (right as f64 / (QUERIES * NEAREST) as f64).into(),
-            ),
-            ("insert_us", insert.into()),
+            ("all_read_ms", all.into()),
+            ("f32_ms", f32.into()),
+            ("recall_at_8", recall(0).into()),
+            ("recall_at_10", recall(1).into()),
+            ("insert_us", inserts[0].into()),
+            ("all_read_insert_us", inserts[1].into()),
+            ("bytes", bytes[0].into()),
+            ("all_read_bytes", bytes[1].into()),
         ],
     );
     Ok(())
