@@ -1,5 +1,7 @@
 //! Text to tokens and back, by a model's own `tokenizer.json`.
 
+mod frame;
+mod seam;
 mod special;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use tokenizers::{TruncationDirection, TruncationParams};
 use crate::config::fields::{Fields, is_absent, read_bounded, read_object};
 use crate::error::LoadError;
 use crate::template::ChatTemplate;
+use frame::Frame;
+use seam::Seams;
 
 pub use special::SpecialTokens;
 
@@ -35,6 +39,9 @@ const MAX_TEMPLATE: u64 = 4 << 20;
 ///   ([`HfTokenizer::special_token_texts`]) from their messages.
 /// * `encode(text, true)` frames the text as the post-processor in `tokenizer.json` says. Switches
 ///   in `tokenizer_config.json` that would rebuild it are not read.
+/// * Texts can be cut ([`seam`](Tokenizer::seam)) before special tokens, and between words where the
+///   tokenizer splits them by a published pattern; see `docs/prompts.md` for which do. A tokenizer of
+///   another kind has fewer seams or none.
 /// * Ids beyond the tokenizer's vocabulary decode to nothing, as in `transformers`: embeddings are
 ///   often padded to a round number of rows.
 ///
@@ -50,6 +57,8 @@ pub struct HfTokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
     template: Option<ChatTemplate>,
+    frame: Option<Frame>,
+    seams: Seams,
 }
 
 impl HfTokenizer {
@@ -87,11 +96,28 @@ impl HfTokenizer {
                 )
             }
         };
-        Ok(Some(Self {
+        Ok(Some(Self::new(inner, special, template)))
+    }
+
+    /// Of a tokenizer that neither truncates nor pads.
+    fn new(
+        inner: tokenizers::Tokenizer,
+        special: SpecialTokens,
+        template: Option<ChatTemplate>,
+    ) -> Self {
+        let frame = Frame::of(inner.get_post_processor());
+        // A post-processor without a frame may change what stands on either side of a seam.
+        let seams = match frame {
+            Some(_) => Seams::of(&inner),
+            None => Seams::none(),
+        };
+        Self {
             inner,
             special,
             template,
-        }))
+            frame,
+            seams,
+        }
     }
 
     /// Replaces the clock of the template's `strftime_now`, for reproducible prompts.
@@ -114,6 +140,8 @@ impl HfTokenizer {
         };
         guarded(|| self.inner.with_truncation(Some(params)).map(|_| ()))
             .map_err(|error| error.to_string())?;
+        self.frame = None;
+        self.seams = Seams::none();
         Ok(self)
     }
 
@@ -178,6 +206,15 @@ impl Tokenizer for HfTokenizer {
             Some(template) => template.render(messages, options),
             None => Err(TokenizerError::NoTemplate),
         }
+    }
+
+    fn seam(&self, text: &str, from: usize) -> Option<usize> {
+        self.seams.first(text, from)
+    }
+
+    fn frame(&self) -> Option<(&[TokenId], &[TokenId])> {
+        let frame = self.frame.as_ref()?;
+        Some((&frame.before, &frame.behind))
     }
 }
 
