@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What is wrong with a store's or a layer's settings.
+/// What is wrong with the settings of a store, a layer or a tokenizer.
 ///
 /// ```
 /// use llmserve_cache::{BuildError, MemoryStore};
@@ -28,6 +28,19 @@ pub enum BuildError {
     /// Not a share of the time to live.
     #[error("ttl_jitter {0} is not from 0 to below 1: it is the largest share taken off the ttl")]
     TtlJitter(f64),
+    /// Not even one piece of a text would fit.
+    #[error("max_bytes {given} holds no piece of a text: one takes more than {least} bytes")]
+    TokenBytes {
+        /// What was asked for.
+        given: usize,
+        /// What a piece of one chunk takes without its tokens.
+        least: usize,
+    },
+    /// Texts would be cut everywhere.
+    #[error(
+        "chunk_bytes is 0: a piece of a text has at least 1 byte, and some hundreds are of use"
+    )]
+    ChunkBytes,
     /// No question would ever be compared.
     #[error(
         "the semantic level's queue is 0, so no question could wait for the embedder; it takes at least 1"

@@ -33,7 +33,7 @@
 //!   another. `RedisStore` (feature `redis`) is one that several hosts share, and `DiskStore`
 //!   (feature `disk`) one that outlives the process.
 //! * [`semantic`] finds questions that mean the same, and tells apart those that only look so.
-//! * [`prompt`] has what prompts begin with ready before they are asked for.
+//! * [`prompt`] has what prompts begin with ready before they are asked for, and encodes once what recurs.
 //! * [`models::ModelCache`] keeps several models in a budget of memory, and is of use by itself.
 //! * [`HashedNgrams`] turns texts into vectors without a model, for telling which are alike.
 //!

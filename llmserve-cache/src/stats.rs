@@ -121,21 +121,27 @@ const AGES: &[f64] = &[
     1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0,
 ];
 
+/// What the metrics mean that several levels have: one text for each name.
+pub(crate) mod help {
+    pub(crate) const HITS: &str = "Requests that needed no run of their own; of level tokens, parts of texts not encoded again.";
+    pub(crate) const MISSES: &str = "Requests that a level was asked for and had no answer to; of level tokens, parts of texts.";
+    pub(crate) const RATIO: &str = "Hits among what a level was asked for.";
+    pub(crate) const ENTRIES: &str = "Answers held; of level tokens, parts of texts.";
+    pub(crate) const BYTES: &str = "Bytes they take.";
+}
+
 impl Told {
     fn new(recorder: &dyn Recorder) -> Self {
         let label = |level: usize| [("level", LEVELS[level])];
         Self {
             hits: [EXACT, SEMANTIC, JOINED].map(|level| {
-                let help = "Requests that needed no run of their own.";
-                recorder.counter("llmserve_cache_hits_total", help, &label(level))
+                recorder.counter("llmserve_cache_hits_total", help::HITS, &label(level))
             }),
             misses: [EXACT, SEMANTIC].map(|level| {
-                let help = "Requests that a level was asked for and had no answer to.";
-                recorder.counter("llmserve_cache_misses_total", help, &label(level))
+                recorder.counter("llmserve_cache_misses_total", help::MISSES, &label(level))
             }),
             ratio: [EXACT, SEMANTIC].map(|level| {
-                let help = "Hits among the requests that a level was asked for.";
-                recorder.gauge("llmserve_cache_hit_ratio", help, &label(level))
+                recorder.gauge("llmserve_cache_hit_ratio", help::RATIO, &label(level))
             }),
             age: [EXACT, SEMANTIC].map(|level| {
                 let help = "How long ago an answer that was given out again had been stored.";
@@ -162,8 +168,8 @@ impl Told {
                 "Requests that took no part.",
                 &[],
             ),
-            entries: recorder.gauge("llmserve_cache_entries", "Answers held.", &[]),
-            bytes: recorder.gauge("llmserve_cache_bytes", "Bytes they take.", &[]),
+            entries: recorder.gauge("llmserve_cache_entries", help::ENTRIES, &[]),
+            bytes: recorder.gauge("llmserve_cache_bytes", help::BYTES, &[]),
             evictions: recorder.gauge(
                 "llmserve_cache_evictions",
                 "Answers given up to make room; only grows.",

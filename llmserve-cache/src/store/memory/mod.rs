@@ -125,7 +125,7 @@ impl Expiry<Arc<Key>, Held> for ByEntry {
 
 /// A key is hashed already.
 #[derive(Default)]
-struct KeyHash(u64);
+pub(crate) struct KeyHash(u64);
 
 impl Hasher for KeyHash {
     fn finish(&self) -> u64 {
