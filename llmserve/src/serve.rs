@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llmserve_cache::prompt::CachingTokenizer;
 use llmserve_core::{
     BlockEvent, BuildError, Engine, IdentityRoot, LoadProgress, Model, NoopRecorder, Recorder,
     Scheduler, Tokenizer, Verification,
@@ -17,6 +18,9 @@ use crate::speculate::{SpecDepth, Speculative, Target};
 
 /// KV memory unless said otherwise. It is only reserved: pages become resident when first used.
 const DEFAULT_KV_BYTES: usize = 1 << 30;
+
+/// Texts and tokens of some thousand pieces of prompts.
+const DEFAULT_TOKEN_CACHE: usize = 8 << 20;
 
 /// Why a model could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,9 @@ pub enum ServeError {
     /// The options of speculation contradict each other, or the models do.
     #[error("speculation: {0}")]
     Speculation(String),
+    /// The cache of tokens cannot be that small.
+    #[error("token_cache: {0}; 0 turns it off")]
+    TokenCache(llmserve_cache::BuildError),
     /// The parts do not fit together.
     #[error(transparent)]
     Engine(#[from] BuildError),
@@ -52,6 +59,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         prefix_caching: true,
         scheduler: ContinuousScheduler::builder().policy(Priority),
         speculative: Speculative::default(),
+        token_cache: DEFAULT_TOKEN_CACHE,
         max_intake: None,
         recorder: Arc::new(NoopRecorder),
         listener: None,
@@ -73,6 +81,7 @@ pub struct Serve {
     prefix_caching: bool,
     scheduler: SchedulerBuilder,
     speculative: Speculative,
+    token_cache: usize,
     max_intake: Option<usize>,
     recorder: Arc<dyn Recorder>,
     listener: Option<Listener>,
@@ -212,6 +221,14 @@ impl Serve {
         self
     }
 
+    /// Bytes for the tokens of texts that recur, such as system prompts and earlier turns: they are
+    /// encoded once, by a [`CachingTokenizer`](llmserve_cache::prompt::CachingTokenizer). 8 MiB by
+    /// default, taken as prompts come; 0 encodes every prompt whole. Tokens are the same either way.
+    pub fn token_cache(mut self, bytes: usize) -> Self {
+        self.token_cache = bytes;
+        self
+    }
+
     /// Most requests on their way to the engine thread; see
     /// [`EngineBuilder::max_intake`](llmserve_core::EngineBuilder::max_intake).
     pub fn max_intake(mut self, requests: usize) -> Self {
@@ -342,7 +359,7 @@ impl Serve {
         let mut builder = Engine::builder(loaded.model)
             .kv(kv)
             .scheduler(scheduler)
-            .recorder(self.recorder);
+            .recorder(self.recorder.clone());
         if let Some(speculation) = speculation {
             builder = builder.speculative(speculation);
         }
@@ -351,6 +368,15 @@ impl Serve {
             {
                 let compiler = LlguidanceCompiler::new(tokenizer.clone(), vocab_size, &eos);
                 builder = builder.grammars(Arc::new(compiler));
+            }
+            let mut tokenizer: Arc<dyn Tokenizer> = tokenizer;
+            if self.token_cache > 0 {
+                let caching = CachingTokenizer::builder(tokenizer)
+                    .max_bytes(self.token_cache)
+                    .recorder(self.recorder)
+                    .build()
+                    .map_err(ServeError::TokenCache)?;
+                tokenizer = Arc::new(caching);
             }
             builder = builder.tokenizer(tokenizer);
         }
