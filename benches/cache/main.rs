@@ -2,6 +2,7 @@
 
 mod exact;
 mod mixed;
+mod prompts;
 mod semantic;
 
 use std::error::Error;
@@ -44,6 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         exact::run(&mut report, args.quick)?;
         let mut report = Report::new("texts by meaning, 384 dimensions", args.json);
         semantic::run(&mut report, args.quick)?;
+        let title = "prompts that begin alike, the embedded model's tokenizer";
+        let mut report = Report::new(title, args.json);
+        prompts::run(&mut report, args.quick)?;
     }
     let (name, model) = match &args.shape {
         None => ("the embedded model".to_owned(), embedded_model()),
