@@ -110,6 +110,16 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
+/// The pages whose samples are compiled as tests of this crate.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/caching.md")]
+    struct Caching;
+    #[cfg(feature = "redis")]
+    #[doc = include_str!("../../docs/cache-stores.md")]
+    struct CacheStores;
+}
+
 pub use answer::Answer;
 pub use entry::{Entry, Unusable};
 pub use epoch::{Epochs, Scope, Stamp};
