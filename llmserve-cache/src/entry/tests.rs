@@ -133,3 +133,33 @@ fn a_clock_that_was_set_back_makes_nothing_last_longer() {
     assert_eq!(entry, Some(Unusable::Expired));
     assert_eq!(read(0, None).unwrap().ttl, None);
 }
+
+/// Behind a right checksum, as whoever may write to a store can make one.
+#[test]
+fn what_was_made_with_care_is_an_entry_or_damaged() {
+    let whole = entry().to_bytes();
+    let rest = &whole[PREAMBLE..];
+    let read = |rest: &[u8]| {
+        let mut bytes = whole[..8].to_vec();
+        bytes.extend_from_slice(&xxh3_64(rest).to_le_bytes());
+        bytes.extend_from_slice(rest);
+        Entry::from_bytes(&key("a"), &bytes)
+    };
+    assert!(read(rest).is_ok());
+    let bomb = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    for place in 0..rest.len() {
+        let mut cut = rest.to_vec();
+        cut.truncate(place);
+        let mut flipped = rest.to_vec();
+        flipped[place] ^= 0x81;
+        let mut exploded = rest.to_vec();
+        exploded.splice(place..place + 1, bomb);
+        for made in [cut, flipped, exploded] {
+            if let Ok(entry) = read(&made) {
+                assert!(entry.size() <= 8 * made.len() + size_of::<Answer>());
+                assert_eq!(entry.key, key("a"));
+                entry.answer.events().count();
+            }
+        }
+    }
+}
