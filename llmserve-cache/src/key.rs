@@ -8,15 +8,15 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::canonical::Canonical;
 
 /// Changes whenever the encoding below does, so that old keys are never mistaken for new ones.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 /// Everything about a request that can change its answer.
 ///
 /// The canonical bytes hold, in this order: the layer's namespace, tenant, model, prompt (its
 /// kind and content), every sampling parameter, `max_tokens`, `min_tokens`, `ignore_eos`,
 /// `stop_tokens`, `stop`, `constraint` (its kind and text), `n`, `logprobs`, `prompt_logprobs`,
-/// `skip_special_tokens`, and of `routing` what may change who answers: `regions`, `needs`, `max_cost`, `min_quality`, `latency_budget`,
-/// `tier`. Left out are `id`, `priority` and `deadline`: they change when an answer comes, not what
+/// `skip_special_tokens`, and of `routing` what may change who answers: `regions`, `needs`,
+/// `max_cost`, `min_quality`, `latency_budget`, `tier`. Left out are `id`, `priority` and `deadline`: they change when an answer comes, not what
 /// it is, and an answer that a deadline cut off is not stored; of `routing` the `session` and the
 /// `origin`; and `speculative` and `draft_depth`, which change no answer by default. Around an
 /// engine that verifies by rejection they do: such an engine wants a namespace of its own.
@@ -159,8 +159,10 @@ fn write_routing(out: &mut Canonical, routing: &Routing) {
     }
     out.option(routing.max_cost.map(f64::to_bits), Canonical::u64);
     out.option(routing.min_quality, Canonical::f32);
-    let budget = routing.latency_budget.map(|time| time.as_nanos() as u64);
-    out.option(budget, Canonical::u64);
+    out.option(routing.latency_budget, |out, time| {
+        out.u64(time.as_secs());
+        out.u32(time.subsec_nanos());
+    });
     out.option(routing.tier.as_deref(), Canonical::text);
 }
 

@@ -53,6 +53,11 @@ impl Recorder {
         self.worth
     }
 
+    /// The answer is not to be kept.
+    pub(crate) fn give_up(&mut self) {
+        self.worth = false;
+    }
+
     /// Whether the answer may be kept, if the stream ends here: with every choice finished.
     pub(crate) fn complete(&self) -> bool {
         self.worth && self.events > 0 && self.finished.len() == self.choices

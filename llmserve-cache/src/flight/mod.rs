@@ -152,6 +152,11 @@ impl<W: Work> Flight<W> {
         })
     }
 
+    /// Its answer is not to be kept, whatever it will be.
+    fn disown(&self) {
+        self.state.lock().recorder.give_up();
+    }
+
     /// Whether nothing more comes of it.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state.lock().phase, Phase::Over(_))

@@ -103,6 +103,14 @@ impl<W: Work> Flights<W> {
         }
     }
 
+    /// Has nobody join the run of `key` any more, and its answer not be kept.
+    pub(crate) fn disown(&self, key: &Key) {
+        let run = self.0.lock().remove(key);
+        if let Some(run) = run {
+            run.disown();
+        }
+    }
+
     /// Runs under way that can be joined.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()

@@ -121,10 +121,12 @@ impl CacheLayer {
             .guarded(|store| store.epochs().invalidate(scope));
     }
 
-    /// Forgets the answer to one request.
+    /// Forgets the answer to one request, also that of a run under way: those who listen to it hear
+    /// it, but nobody else, and it is not kept.
     pub fn forget(&self, request: &Request) {
         let key = Key::new(&self.shared.namespace, request);
         if let (Some(key), Some(nothing)) = (key, Answer::new(&[])) {
+            self.shared.flights.disown(&key);
             // Something old in its place, at once: a store that takes time to remove would find it
             // until then, and a near one would keep what it found.
             let stamp = self.shared.guarded(|store| store.epochs().draw());

@@ -101,6 +101,16 @@ impl Waiting {
     }
 }
 
+impl Drop for Waiting {
+    /// Nobody writes any more: what is still queued is given up, and nothing more is let in.
+    fn drop(&mut self) {
+        self.receiver.close();
+        while let Ok(write) = self.receiver.try_recv() {
+            self.backlog.left(1, write.size());
+        }
+    }
+}
+
 impl Batch {
     /// Takes them out, in order. The batch is to be kept until they are dealt with.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Write> + use<> {
@@ -160,5 +170,36 @@ impl Queue {
             self.backlog.left(1, size);
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llmserve_core::Request;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_writes_any_more_is_not_waited_for() {
+        let backlog = Arc::<Backlog>::default();
+        let (queue, mut waiting) = Queue::new(8, 1 << 20, backlog.clone());
+        let key = Arc::new(Key::new("", &Request::text("")).unwrap());
+        let offer = || queue.offer(Write::Remove(key.clone()));
+        assert!((0..4).all(|_| offer()));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let next = std::pin::pin!(waiting.next(2)).poll(&mut cx);
+        let std::task::Poll::Ready(Some(mut batch)) = next else {
+            panic!("there are four");
+        };
+        assert_eq!(batch.drain().count(), 2);
+        let done = || backlog.wait(Duration::ZERO, || true);
+        // As when a panic goes through whoever writes.
+        drop(waiting);
+        assert!(!done() && !offer());
+        drop(batch);
+        assert!(done() && !offer());
+        assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
+        assert!(Queue::check(0).is_err() && Queue::check(usize::MAX).is_err());
+        assert!(Queue::check(1).is_ok());
     }
 }

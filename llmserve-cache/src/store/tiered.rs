@@ -1,6 +1,7 @@
 //! A near store before a far one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use llmserve_core::error::guarded;
 
@@ -19,7 +20,8 @@ use crate::key::Key;
 ///  put ──► near, far
 /// ```
 ///
-/// The far store's epochs are those of both, as others may share it.
+/// The far store's epochs are those of both, as others may share it. A near store that panics is as
+/// good as empty, and each time one of [`StoreStats::failures`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -38,6 +40,7 @@ use crate::key::Key;
 pub struct Tiered<N, F> {
     near: Arc<N>,
     far: Arc<F>,
+    near_failures: Arc<AtomicU64>,
 }
 
 impl<N: Store, F: Store> Tiered<N, F> {
@@ -46,6 +49,7 @@ impl<N: Store, F: Store> Tiered<N, F> {
         Self {
             near: Arc::new(near),
             far: Arc::new(far),
+            near_failures: Arc::default(),
         }
     }
 
@@ -62,23 +66,23 @@ impl<N: Store, F: Store> Tiered<N, F> {
 
 impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
     fn get(&self, key: &Arc<Key>) -> Lookup {
-        match self.near.get(key) {
-            Lookup::Ready(Some(entry)) => Lookup::Ready(Some(entry)),
-            Lookup::Ready(None) => match self.far.get(key) {
-                Lookup::Ready(found) => Lookup::Ready(promote(&*self.near, found)),
+        let near = self.promoting();
+        match near.ask(|store| store.get(key)) {
+            Some(Lookup::Ready(Some(entry))) => Lookup::Ready(Some(entry)),
+            Some(Lookup::Ready(None)) | None => match self.far.get(key) {
+                Lookup::Ready(found) => Lookup::Ready(near.promote(found)),
                 Lookup::Pending(lookup) => {
-                    let near = self.near.clone();
-                    Lookup::Pending(Box::pin(async move { promote(&*near, lookup.await) }))
+                    Lookup::Pending(Box::pin(async move { near.promote(lookup.await) }))
                 }
             },
-            Lookup::Pending(lookup) => {
-                let (near, far, key) = (self.near.clone(), self.far.clone(), key.clone());
+            Some(Lookup::Pending(lookup)) => {
+                let (far, key) = (self.far.clone(), key.clone());
                 Lookup::Pending(Box::pin(async move {
                     match lookup.await {
                         Some(entry) => Some(entry),
                         None => match far.get(&key) {
-                            Lookup::Ready(found) => promote(&*near, found),
-                            Lookup::Pending(lookup) => promote(&*near, lookup.await),
+                            Lookup::Ready(found) => near.promote(found),
+                            Lookup::Pending(lookup) => near.promote(lookup.await),
                         },
                     }
                 }))
@@ -87,16 +91,14 @@ impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
     }
 
     fn put(&self, entry: Entry) {
-        if entry.size() <= self.near.max_entry_size() {
-            self.near.put(entry.clone());
-        }
+        self.promoting().keep(&entry);
         if entry.size() <= self.far.max_entry_size() {
             self.far.put(entry);
         }
     }
 
     fn remove(&self, key: &Arc<Key>) {
-        self.near.remove(key);
+        self.promoting().ask(|store| store.remove(key));
         self.far.remove(key);
     }
 
@@ -105,34 +107,67 @@ impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
     }
 
     fn max_entry_size(&self) -> usize {
-        self.near.max_entry_size().max(self.far.max_entry_size())
+        let near = self.promoting().ask(N::max_entry_size).unwrap_or(0);
+        near.max(self.far.max_entry_size())
     }
 
     /// Both together, except for entries and bytes, which are the near store's: the far one holds
     /// the same answers.
     fn stats(&self) -> StoreStats {
-        let near = self.near.stats();
+        let near = self.promoting().ask(N::stats).unwrap_or_default();
         let mut both = near + self.far.stats();
         (both.entries, both.bytes) = (near.entries, near.bytes);
+        let failures = self.near_failures.load(Ordering::Relaxed);
+        both.failures = both.failures.saturating_add(failures);
         both
     }
 }
 
-/// Keeps near what was found far.
-fn promote(near: &impl Store, found: Option<Entry>) -> Option<Entry> {
-    if let Some(entry) = &found
-        && entry.size() <= near.max_entry_size()
-    {
-        // The answer is there: a near store that panics must not lose it.
-        let _ = guarded(|| near.put(entry.clone()));
+impl<N: Store, F: Store> Tiered<N, F> {
+    fn promoting(&self) -> Near<N> {
+        Near {
+            store: self.near.clone(),
+            failures: self.near_failures.clone(),
+        }
     }
-    found
+}
+
+/// The near store, whose panics must not lose what the far one has.
+struct Near<N> {
+    store: Arc<N>,
+    failures: Arc<AtomicU64>,
+}
+
+impl<N: Store> Near<N> {
+    fn ask<T>(&self, ask: impl FnOnce(&N) -> T) -> Option<T> {
+        let asked = guarded(|| ask(&self.store)).ok();
+        if asked.is_none() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    fn keep(&self, entry: &Entry) {
+        self.ask(|store| {
+            if entry.size() <= store.max_entry_size() {
+                store.put(entry.clone());
+            }
+        });
+    }
+
+    /// Keeps near what was found far.
+    fn promote(&self, found: Option<Entry>) -> Option<Entry> {
+        if let Some(entry) = &found {
+            self.keep(entry);
+        }
+        found
+    }
 }
 
 impl<N: Store, F: Store> std::fmt::Debug for Tiered<N, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tiered")
-            .field("near", &self.near.stats())
+            .field("near", &self.promoting().ask(N::stats))
             .field("far", &self.far.stats())
             .finish()
     }

@@ -626,3 +626,28 @@ fn numbers_at_their_ends_break_no_store() {
     assert!(matches!(small.get(&key(1)), Lookup::Ready(Some(_))));
     assert!(small.stats().bytes <= 2_000);
 }
+
+#[test]
+fn a_near_store_that_panics_loses_nothing_that_is_far() {
+    for part in 0..3 {
+        let near = Broken {
+            get: part == 0,
+            put: part == 1,
+            size: part == 2,
+            later: false,
+        };
+        let far = Arc::new(MemoryStore::default());
+        let inner = Scripted::always(says("a"));
+        let cached = CacheLayer::builder(inner.clone())
+            .store(Tiered::new(near, far.clone()))
+            .build()
+            .unwrap();
+        for _ in 0..3 {
+            cached.generate(Request::text("")).wait().unwrap();
+        }
+        assert_eq!((inner.calls(), far.stats().entries), (1, 1), "part {part}");
+        let stats = cached.stats();
+        assert_eq!(stats.store_failures, 0);
+        assert!(stats.store.failures > 0);
+    }
+}

@@ -512,3 +512,29 @@ fn who_needed_no_run_of_their_own_has_saved_one() {
     assert_eq!((inner.calls(), cached.stats().joined), (3, 4));
     assert_eq!(saved(), (3, 90));
 }
+
+#[test]
+fn what_is_forgotten_while_it_runs_is_not_kept_and_not_joined() {
+    let (inner, cached, _) = setup();
+    let ask = || Reader::new(cached.generate(Request::text("")));
+    let mut before = ask();
+    inner.run(0).give([started(), token(0, "old")]);
+    assert_eq!(before.drain().len(), 2);
+    cached.forget(&Request::text(""));
+    let mut after = ask();
+    assert_eq!((inner.calls(), cached.stats().running), (2, 1));
+    for (run, text) in [(1, "new"), (0, "")] {
+        let end = finished(0, FinishReason::Eos(2));
+        let words = (run == 1).then(|| [started(), token(0, text)]);
+        inner
+            .run(run)
+            .give(words.into_iter().flatten().chain([end]));
+        inner.run(run).end();
+    }
+    assert_eq!(timeless(after.drain()), whole("new"));
+    // It is heard to its end by who asked for it before, and takes nothing newer away.
+    assert_eq!(before.drain().len(), 1);
+    assert_eq!(timeless(ask().drain()), whole("new"));
+    assert_eq!((inner.calls(), cached.stats().running), (2, 0));
+    assert_eq!(cached.stats().stored, 1);
+}
