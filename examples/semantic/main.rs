@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use llmserve::Embedder;
 use llmserve::cache::HashedNgrams;
 use llmserve::cache::semantic::{SemanticIndex, Threshold};
@@ -37,19 +37,9 @@ struct Args {
     /// The least cosine of two texts that share an answer. Default: the embedder's own.
     #[arg(long)]
     threshold: Option<f32>,
-    /// Which of the pairs: all, those that thresholds were chosen by, or those held out.
-    #[arg(long, value_enum, default_value = "all")]
-    part: Part,
     /// Print one JSON object a pair, and one for all.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    All,
-    Chosen,
-    HeldOut,
 }
 
 /// How many there are, and how many of them hit.
@@ -92,14 +82,6 @@ fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // Of other pairs, and of the same.
     let mut counts = [Count::default(), Count::default()];
     for (number, pair) in pairs.iter().enumerate() {
-        let wanted = match args.part {
-            Part::All => true,
-            Part::Chosen => !pair.held_out(),
-            Part::HeldOut => pair.held_out(),
-        };
-        if !wanted {
-            continue;
-        }
         let vectors = embedder.embed(&[&pair.a, &pair.b])?;
         let namespace = number as u128;
         index.insert(namespace, &pair.a, &vectors[0], number as u128)?;

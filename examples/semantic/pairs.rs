@@ -32,14 +32,4 @@ impl Pair {
         }
         Ok(pairs)
     }
-
-    /// Whether the pair was held out when thresholds were chosen: a third of all, by a hash of the
-    /// text (FNV-1a), so that the split does not depend on the order of lines.
-    pub fn held_out(&self) -> bool {
-        let bytes = self.a.bytes().chain([b'\n']).chain(self.b.bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        (hash >> 32).is_multiple_of(3)
-    }
 }

@@ -11,8 +11,8 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// What suits an embedder, by its [identity](llmserve_core::Embedder::identity). Chosen from two
-    /// thirds of the published pairs, for `HashedNgrams` and for all-MiniLM-L6-v2, whose value all
+    /// What suits an embedder, by its [identity](llmserve_core::Embedder::identity). Chosen from the
+    /// published pairs, for `HashedNgrams` and for all-MiniLM-L6-v2, whose value all
     /// sentence encoders of the BERT family get. Cosines of another encoder may lie elsewhere:
     /// measure it, as `examples/semantic` does. What is not known at all gets the strictest values.
     ///
@@ -34,14 +34,14 @@ impl Threshold {
         }
     }
 
-    /// Below this, not one of the pairs is won; above it, hits are lost and nothing is gained.
+    /// Below this hardly a pair is won, as reading decides; above it, hits are lost.
     const SENTENCES: Self = Self {
         texts: 0.8,
         words: 0.7,
     };
-    /// N-grams tell forms and not meanings: at 0.4 false hits pass one in a hundred.
+    /// N-grams tell forms and not meanings, so a paraphrase may be far, and reading decides.
     const HASHED: Self = Self {
-        texts: 0.5,
+        texts: 0.4,
         words: 0.7,
     };
     const UNKNOWN: Self = Self {

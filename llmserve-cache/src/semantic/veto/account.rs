@@ -29,7 +29,27 @@ pub(super) fn unaccounted(a: &Text<'_>, b: &Text<'_>) -> Vec<usize> {
         let related = |(_, other): (usize, &Word)| related(a.form(word), b.form(other));
         !b.content().any(related)
     });
-    own.map(|(at, _)| at).collect()
+    own.map(|(at, _)| at)
+        .filter(|at| !joined(a, *at, b))
+        .collect()
+}
+
+/// Whether `b` writes as two words what `a` writes as one, or the other way round: "user name".
+pub(super) fn joined(a: &Text<'_>, at: usize, b: &Text<'_>) -> bool {
+    fn pairs<'t>(text: &'t Text<'_>) -> impl Iterator<Item = (&'t str, &'t str)> {
+        let pair = |pair: &'t [Word]| (text.form(&pair[0]), text.form(&pair[1]));
+        text.words.windows(2).map(pair)
+    }
+    let joins = |whole: &str, (first, second): (&str, &str)| {
+        whole.strip_prefix(first).is_some_and(|rest| rest == second)
+    };
+    let form = a.form(&a.words[at]);
+    let around = at.saturating_sub(1)..(at + 2).min(a.words.len());
+    pairs(b).any(|pair| joins(form, pair))
+        || a.words[around].windows(2).any(|pair| {
+            let pair = (a.form(&pair[0]), a.form(&pair[1]));
+            b.content().any(|(_, word)| joins(b.form(word), pair))
+        })
 }
 
 /// Whether `b` has what the word at `at` stands for: a thing of some kind or a unit.

@@ -3,6 +3,13 @@
 use super::Veto;
 use super::text::{Text, Word};
 
+/// Words of grammar that make another question where they are put in: "give" and "give up".
+const PARTICLES: [&str; 24] = [
+    "again", "already", "yet", "still", "up", "down", "off", "out", "over", "under", "through",
+    "between", "against", "into", "onto", "if", "when", "while", "because", "than", "else",
+    "where", "about", "without",
+];
+
 /// Whether one text has a sentence and the other has none left.
 pub(super) fn sentence(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     let silent = |text: &Text<'_>| text.source.is_empty() || text.words.is_empty();
@@ -23,7 +30,13 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     let (of_a, of_b) = apart(a, b);
     let content = |words: &[Word]| words.iter().any(|word| !word.role.function && !word.number);
     let bare = |words: &[Word]| words.iter().all(|word| word.role.article);
-    let put_in = content(of_a) && bare(of_b) || content(of_b) && bare(of_a);
+    let turns = |text: &Text<'_>, words: &[Word]| {
+        words
+            .iter()
+            .any(|word| PARTICLES.contains(&text.form(word)))
+    };
+    let more = |text: &Text<'_>, words: &[Word]| content(words) || turns(text, words);
+    let put_in = more(a, of_a) && bare(of_b) || more(b, of_b) && bare(of_a);
     put_in.then_some(Veto::Extra)
 }
 

@@ -1,6 +1,7 @@
 //! Who and what a text is about: names, languages, things of one kind.
 
 use super::Veto;
+use super::account::joined;
 use super::lexicon::{Sense, Sort, Weight, kind};
 use super::text::{Text, Word};
 
@@ -69,7 +70,7 @@ fn unnamed(a: &Text<'_>, b: &Text<'_>) -> bool {
             Sense::Unit { .. } => true,
             _ => false,
         });
-        !another
+        !another && !joined(a, at, b)
     };
     a.words
         .iter()

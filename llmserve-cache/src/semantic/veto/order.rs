@@ -242,22 +242,39 @@ fn turned_on_speaker(a: &Text<'_>, b: &Text<'_>) -> bool {
     if permuted(persons(a), persons(b)) {
         return true;
     }
-    // "May I", "does she": who does it.
-    let speaks = |text: &Text<'_>| {
-        let [first, next, ..] = text.words.as_slice() else {
-            return None;
-        };
-        let asks = is_auxiliary(first) || matches!(text.form(first), "do" | "does");
-        asks.then_some(next.role.person != 0)
+    (speaks(a) != speaks(b) || inverted(a) != inverted(b)) && permuted(said(a), said(b))
+}
+
+/// The words of a text without who speaks of whom and of whose.
+fn said(text: &Text<'_>) -> Vec<u64> {
+    let whose = |word: &Word| {
+        matches!(
+            text.form(word),
+            "my" | "our" | "your" | "his" | "its" | "their"
+        )
     };
-    let (Some(in_a), Some(in_b)) = (speaks(a), speaks(b)) else {
+    let does = |word: &Word| matches!(text.form(word), "do" | "does" | "did");
+    bare(text)
+        .map(|at| &text.words[at])
+        .filter(|word| word.role.person == 0 && !whose(word) && !does(word))
+        .map(|word| word.key)
+        .collect()
+}
+
+/// Whether a question for yes or no is about what a speaker does: "may I", "does she".
+fn speaks(text: &Text<'_>) -> bool {
+    let [first, next, ..] = text.words.as_slice() else {
         return false;
     };
-    if in_a == in_b {
-        return false;
-    }
-    let content = |text: &Text<'_>| text.content().map(|(_, word)| word.key).collect::<Vec<_>>();
-    permuted(content(a), content(b))
+    let asks = is_auxiliary(first) || matches!(text.form(first), "do" | "does");
+    asks && next.role.person != 0
+}
+
+/// Whether a question is for whom something is done to: "who did she teach", not "who taught her".
+fn inverted(text: &Text<'_>) -> bool {
+    let asks = |word: &Word| matches!(text.form(word), "who" | "whom" | "which" | "what");
+    let does = |word: &Word| matches!(text.form(word), "do" | "does" | "did");
+    text.words.iter().any(asks) && text.words.iter().any(does)
 }
 
 /// Whether the same come in another order.
@@ -293,6 +310,8 @@ fn listed(text: &Text<'_>, first: usize, second: usize) -> bool {
         let joins = [" and ", " with ", " from "];
         joins.iter().any(|join| apart.contains(join))
     };
-    only_and && (!between.is_empty() || comma)
+    // "Is every square a rectangle" is no list.
+    let and = between.iter().any(|word| !word.role.article);
+    only_and && (and || comma)
         || joined() && between.len() <= 5 && text.words[..first].iter().any(compared)
 }

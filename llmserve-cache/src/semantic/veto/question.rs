@@ -1,5 +1,7 @@
 //! What is asked for: who, when, where, why, how many.
 
+use std::ops::Range;
+
 use super::Veto;
 use super::text::Text;
 
@@ -131,6 +133,30 @@ fn purpose<'t>(text: &'t Text<'_>) -> Option<&'t str> {
         "for" | "of" | "about" | "like" | "from" | "with" | "without"
     );
     asks.then_some(last)
+}
+
+/// The words by which both texts ask for the same measure, in each: "how long" and "how many days",
+/// "how often" and "how many times".
+pub(super) fn measures(a: &Text<'_>, b: &Text<'_>) -> (Range<usize>, Range<usize>) {
+    let measure = |text: &Text<'_>| {
+        let how = text
+            .words
+            .iter()
+            .position(|word| text.form(word) == "how")?;
+        let form = |at: usize| text.words.get(at).map_or("", |word| text.form(word));
+        let end = match (form(how + 1), form(how + 2)) {
+            ("many", "times") => how + 3,
+            ("many", unit) if is_time(unit) => how + 3,
+            ("much", "time") => how + 3,
+            ("long" | "often" | "frequently", _) => how + 2,
+            _ => return None,
+        };
+        Some(how..end)
+    };
+    match (measure(a), measure(b)) {
+        (Some(of_a), Some(of_b)) if asked(a) == asked(b) => (of_a, of_b),
+        _ => (0..0, 0..0),
+    }
 }
 
 /// What how long something takes is counted in.

@@ -63,6 +63,41 @@ pub(super) const SCOPES: &[(&str, u8)] = &[
     ("better", MORE),
     ("worse", MORE),
     ("than", MORE),
+    ("is", NOW),
+    ("are", NOW),
+    ("am", NOW),
+    ("do", NOW),
+    ("does", NOW),
+    ("my", MINE),
+    ("mine", MINE),
+    ("our", MINE),
+    ("your", YOURS),
+    ("yours", YOURS),
+    ("his", HIS),
+    ("hers", HERS),
+    ("give", GIVE),
+    ("gives", GIVE),
+    ("gave", GIVE),
+    ("given", GIVE),
+    ("giving", GIVE),
+    ("take", TAKE),
+    ("takes", TAKE),
+    ("took", TAKE),
+    ("taken", TAKE),
+    ("taking", TAKE),
+    ("come", COME),
+    ("comes", COME),
+    ("came", COME),
+    ("coming", COME),
+    ("go", GO),
+    ("goes", GO),
+    ("went", GO),
+    ("gone", GO),
+    ("use", USE),
+    ("uses", USE),
+    ("say", SAY),
+    ("says", SAY),
+    ("said", SAY),
     ("from", FROM),
     ("to", TO),
     ("into", TO),
@@ -86,10 +121,25 @@ const FROM: u8 = 14;
 const TO: u8 = 15;
 const MOST_OF_ALL: u8 = 16;
 const MORE: u8 = 17;
+const NOW: u8 = 18;
+const MINE: u8 = 19;
+const YOURS: u8 = 20;
+const HIS: u8 = 21;
+const HERS: u8 = 22;
+const GIVE: u8 = 23;
+const TAKE: u8 = 24;
+const COME: u8 = 25;
+const GO: u8 = 26;
+const USE: u8 = 27;
+const SAY: u8 = 28;
 
 /// Of how many: two of these against each other.
 const HOW_MANY: u32 =
     1 << ALL | 1 << SOME | 1 << MOST | 1 << ONLY | 1 << ONE | 1 << BOTH | 1 << EITHER | 1 << NONE;
+/// What is done, of what grammar has words for.
+const DONE: u32 = 1 << GIVE | 1 << TAKE | 1 << COME | 1 << GO | 1 << USE | 1 << SAY;
+/// Whose it is.
+const WHOSE: u32 = 1 << MINE | 1 << YOURS | 1 << HIS | 1 << HERS;
 /// How it is with what is asked: may it, must it, ought it be done.
 const HOW_SURE: u32 = 1 << MUST | 1 << MAY | 1 << SHOULD;
 
@@ -103,12 +153,21 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     if against(HOW_MANY) || against(1 << MOST_OF_ALL | 1 << MORE) || either(ONLY) {
         return Some(Veto::Number);
     }
-    let turns = |past: u32, coming: u32| past >> DID & 1 != 0 && coming >> WILL & 1 != 0;
-    if turns(of_a, of_b) || turns(of_b, of_a) {
+    // "Who was it" and "who is it", but not "I was wondering who it is".
+    let in_time = 1 << DID | 1 << WILL | 1 << NOW;
+    let (then, now) = (in_a & in_time, in_b & in_time);
+    let past = |times: u32| times & (1 << DID) != 0;
+    if then != 0 && now != 0 && past(then) != past(now) {
         return Some(Veto::Date);
+    }
+    if against(WHOSE) {
+        return Some(Veto::Name);
     }
     if against(1 << FROM | 1 << TO) {
         return Some(Veto::Opposite);
+    }
+    if against(DONE) {
+        return Some(Veto::Wording);
     }
     // "How do I" and "how can I" ask the same; "can I" and "must I" do not.
     let led = |text: &Text<'_>| text.words.first().is_some_and(is_auxiliary);
@@ -154,10 +213,11 @@ fn scopes(text: &Text<'_>) -> u32 {
             }
             ("had" | "was" | "were", "better" | "wondering" | "looking" | "hoping") => 0,
             ("have" | "has", next) => {
-                if next == "to" {
-                    MUST
-                } else {
-                    0
+                // "Have you been there": asks for the past.
+                match next {
+                    "to" => MUST,
+                    _ if at == 0 => DID,
+                    _ => 0,
                 }
             }
             // A direction, and no infinitive.

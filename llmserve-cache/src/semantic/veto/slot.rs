@@ -2,12 +2,15 @@
 
 use super::Veto;
 use super::account::same_thing;
-use super::scope::is_auxiliary;
 use super::text::{Text, Word};
 
 /// Words that stand for each other in a question without changing it, a group a line.
 pub(super) const FREE: &[&str] = &[
+    // The first group only where it is asked how or where: see `interchangeable`.
     "do does can could should would shall may might will",
+    "can could may",
+    "do does",
+    "will shall",
     "was were did",
     "has have",
     "i you we one someone people anyone they",
@@ -15,24 +18,27 @@ pub(super) const FREE: &[&str] = &[
     "its their",
     "this that these those",
     "some any",
-    "in on at during within of for about",
+    "in during within",
+    "in at",
+    "in on",
+    "on about",
+    "of for",
+    "of in",
     "to into onto",
+    "for to",
     "with using by via through",
     "what which",
-    "for to",
-    "get obtain have",
-    "need want have like",
-    "good best right proper recommended better",
+    "get obtain",
+    "need want",
+    "good best right proper recommended",
     "way ways step steps process",
-    "what explain describe tell show give list name define calculate compute summarize summarise",
-    "and or",
+    "what explain describe define tell name",
+    "know tell see",
+    "what calculate compute",
+    "what summarize summarise",
+    "list show name give tell",
     "if whether",
-    "when if",
-    "much many",
     "like as",
-    "am be been being",
-    "please kindly",
-    "really actually very so",
 ];
 
 /// The places of the words that a question hangs on: not articles, nor "is", which contracts.
@@ -79,12 +85,19 @@ pub(super) fn same_frame(a: &Text<'_>, b: &Text<'_>) -> bool {
     }
 }
 
-/// Whether one word may stand in the other's place. Not where it asks for yes or no: "may I" and
-/// "must I" want different answers, "how do I" and "how can I" one.
+/// Whether one word may stand in the other's place. "How do I" and "how can I" ask the same, but not
+/// "what can I" and "what should I", nor "may I" and "must I".
 fn interchangeable(a: &Text<'_>, x: usize, b: &Text<'_>, y: usize) -> bool {
     let (one, other) = (&a.words[x], &b.words[y]);
-    let asks = x == 0 && is_auxiliary(one) || y == 0 && is_auxiliary(other);
-    one.key == other.key
-        || one.number && other.number
-        || one.role.free & other.role.free != 0 && !asks
+    let by_itself = |text: &Text<'_>, at: usize| {
+        let before = at
+            .checked_sub(1)
+            .map_or("", |at| text.form(&text.words[at]));
+        !matches!(before, "how" | "where")
+    };
+    let mut free = one.role.free & other.role.free;
+    if by_itself(a, x) || by_itself(b, y) {
+        free &= !1;
+    }
+    one.key == other.key || one.number && other.number || free != 0
 }

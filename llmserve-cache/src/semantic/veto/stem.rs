@@ -57,6 +57,10 @@ pub(super) fn inflected(word: &str) -> &str {
     if word.len() <= 3 || !word.bytes().all(|b| b.is_ascii_lowercase()) {
         return word;
     }
+    // "Sued", "died", "owed".
+    if word.len() == 4 && word.ends_with("ed") && b"uiwoy".contains(&word.as_bytes()[1]) {
+        return &word[..3];
+    }
     let mut stem = word;
     if let Some(rest) = cut(stem, "ies", 2) {
         stem = rest;
@@ -115,6 +119,7 @@ mod tests {
             &["pass", "passes", "passed", "passing"],
             &["install", "installs", "installed", "installing"],
             &["quick", "quickly"],
+            &["sue", "sued"],
             &["program", "programs", "programming"],
         ] {
             for form in forms {

@@ -271,8 +271,10 @@ fn one_word_in_anothers_place() {
             ("What's the tempo of it?", "What is the key of it?"),
             ("Is celecoxib strong?", "Is citalopram strong?"),
             ("Wo kann ich hier parken?", "Wo darf ich hier parken?"),
-            ("Why is my screen blue-ish?", "Why is your screen blue-ish?"),
             ("Reasons for a tax", "Reasons against a tax"),
+            ("What can I eat there?", "What should I eat there?"),
+            ("Do I need salt and oil?", "Do I need salt or oil?"),
+            ("How do I use eels?", "What is a way to say eels?"),
             ("How large should a tip be?", "How large should a plate be?"),
             // Spelt alike, in another frame.
             (
@@ -292,7 +294,17 @@ fn one_word_in_anothers_place() {
             ("A café in a fjord", "A cafe in a fjord"),
             ("How do you treat gout?", "What is the treatment of gout?"),
             ("Who painted it?", "Which artist painted it?"),
+            ("Where is my user name?", "Where is my username?"),
+            ("Is the Wi-Fi free?", "Is the wifi free?"),
             ("Why won't it sell?", "Why will it not sell?"),
+            (
+                "How many days does tar take to dry?",
+                "How long does it take tar to dry?",
+            ),
+            (
+                "How often should I feed a newt?",
+                "How many times do I feed newts?",
+            ),
         ],
         &[None],
     );
@@ -323,7 +335,11 @@ fn how_much_is_claimed() {
         &[Some(Veto::Question)],
     );
     check(
-        &[("Did it rain there?", "Will it rain there?")],
+        &[
+            ("Did it rain there?", "Will it rain there?"),
+            ("Who was the mayor?", "Who is the mayor?"),
+            ("Have you been there?", "Will you go there?"),
+        ],
         &[Some(Veto::Date)],
     );
     check(
@@ -343,6 +359,10 @@ fn who_does_it_to_whom() {
             ("Can I sue my uncle?", "Can my uncle sue me?"),
             ("Can my uncle see my will?", "Can I see my uncle's will?"),
             ("Do you remember me?", "Do I remember you?"),
+            ("Can whales understand us?", "Can we understand whales?"),
+            ("Who taught Euler?", "Who did Euler teach?"),
+            ("Who sued Euler?", "Who did Euler sue?"),
+            ("Is every gull a bird?", "Is every bird a gull?"),
         ],
         &[Some(Veto::Order)],
     );
@@ -368,6 +388,7 @@ fn a_word_more_on_one_side() {
                 "What is a way to clean suede sneakers?",
             ),
             ("What is a pointer?", "Explain null pointers"),
+            ("How do I give it to him?", "How do I give it up to him?"),
         ],
         &[Some(Veto::Extra)],
     );

@@ -3,6 +3,7 @@
 use super::Veto;
 use super::account::unaccounted;
 use super::lexicon::Sense;
+use super::question::measures;
 use super::slot::same_frame;
 use super::text::Text;
 
@@ -17,7 +18,10 @@ pub(crate) struct Wording {
 /// such, or where all else is as it was: there, a word in another's place is how another question
 /// looks, and an embedder is no help, to which Monday and Tuesday are nearer than most synonyms.
 pub(super) fn wording(a: &Text<'_>, b: &Text<'_>) -> Result<Wording, Veto> {
-    let (in_a, in_b) = (unaccounted(a, b), unaccounted(b, a));
+    let (mut in_a, mut in_b) = (unaccounted(a, b), unaccounted(b, a));
+    let (measure_a, measure_b) = measures(a, b);
+    in_a.retain(|at| !measure_a.contains(at));
+    in_b.retain(|at| !measure_b.contains(at));
     let (light_a, light_b) = (light(a, &in_a), light(b, &in_b));
     if in_a.is_empty() || in_b.is_empty() {
         if !(light_a && light_b) {

@@ -42,4 +42,4 @@ pub(super) const LIGHT: &str = "\
     currently nowadays usually normally typically generally actually basically simply really \
     personally exactly easily correctly successfully overall total certain several anymore together \
     along around away every each common commonly various different particular specific own \
-    better safe fine bad wrong advisable";
+    view degree top run write easiest simplest quickest better safe fine bad wrong advisable";
