@@ -72,25 +72,24 @@ impl FreeList {
         if blocks > self.len {
             return false;
         }
-        out.reserve(blocks);
-        let end = out.len() + blocks;
-        for ring in [Ring::Ordinary, Ring::Kept] {
-            let sentinel = self.sentinel(ring);
-            let mut at = self.links[sentinel].next;
-            while out.len() < end && at as usize != sentinel {
-                out.push(BlockId(at));
-                let link = &mut self.links[at as usize];
-                // Its neighbours may be taken as well and go on pointing to it: it is not in the
-                // list because it does not point to itself.
-                link.prev = at;
-                at = link.next;
+        let mut sentinel = self.sentinel(Ring::Ordinary) as u32;
+        let mut at = self.links[sentinel as usize].next;
+        out.extend((0..blocks).map(|_| {
+            if at == sentinel {
+                self.links[sentinel as usize] = Link { prev: at, next: at };
+                sentinel = self.sentinel(Ring::Kept) as u32;
+                at = self.links[sentinel as usize].next;
             }
-            self.links[sentinel].next = at;
-            self.links[at as usize].prev = sentinel as u32;
-            if out.len() == end {
-                break;
-            }
-        }
+            let taken = at;
+            let link = &mut self.links[taken as usize];
+            // Its neighbours may be taken as well and go on pointing to it: it is not in the list
+            // because it does not point to itself.
+            link.prev = taken;
+            at = link.next;
+            BlockId(taken)
+        }));
+        self.links[sentinel as usize].next = at;
+        self.links[at as usize].prev = sentinel;
         self.len -= blocks;
         true
     }

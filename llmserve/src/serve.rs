@@ -57,6 +57,7 @@ pub fn serve(folder: impl AsRef<Path>) -> Serve {
         kv_bytes: DEFAULT_KV_BYTES,
         block_size: 16,
         prefix_caching: true,
+        max_pinned_blocks: None,
         scheduler: ContinuousScheduler::builder().policy(Priority),
         speculative: Speculative::default(),
         token_cache: DEFAULT_TOKEN_CACHE,
@@ -79,6 +80,7 @@ pub struct Serve {
     kv_bytes: usize,
     block_size: usize,
     prefix_caching: bool,
+    max_pinned_blocks: Option<usize>,
     scheduler: SchedulerBuilder,
     speculative: Speculative,
     token_cache: usize,
@@ -165,6 +167,13 @@ impl Serve {
     /// Whether prompts start from blocks that earlier ones computed; on by default.
     pub fn prefix_caching(mut self, on: bool) -> Self {
         self.prefix_caching = on;
+        self
+    }
+
+    /// Most KV blocks that prefixes [kept](llmserve_core::KeepPrefix) may name, each counted once;
+    /// half of all by default.
+    pub fn max_pinned_blocks(mut self, blocks: usize) -> Self {
+        self.max_pinned_blocks = Some(blocks);
         self
     }
 
@@ -334,7 +343,7 @@ impl Serve {
                 scheduler.max_num_seqs(),
             ),
         };
-        let kv = PagedKv::builder()
+        let mut kv = PagedKv::builder()
             .blocks(blocks)
             .block_size(self.block_size)
             .root(IdentityRoot::new(
@@ -343,8 +352,11 @@ impl Serve {
                 self.block_size,
             ))
             .prefix_caching(self.prefix_caching)
-            .events(self.listener.is_some())
-            .build()?;
+            .events(self.listener.is_some());
+        if let Some(most) = self.max_pinned_blocks {
+            kv = kv.max_pinned_blocks(most);
+        }
+        let kv = kv.build()?;
         #[cfg(feature = "structured")]
         let (vocab_size, eos) = (info.vocab_size, info.eos.clone());
         let speculation = self.speculative.build(&Target {

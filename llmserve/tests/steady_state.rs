@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use llmserve::kv::PagedKv;
 use llmserve::sched::ContinuousScheduler;
 use llmserve::{
-    Batch, BlockId, Engine, Event, EventStream, Generate, GroupId, IdentityRoot, KvGroupSpec,
-    KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, Request, StepLimits, merge,
+    Batch, BlockId, Engine, Event, EventStream, Generate, GroupId, IdentityRoot, KeepPrefix,
+    KeptPrefix, KvGroupSpec, KvLayout, Logits, Model, ModelError, ModelInfo, PageStore, Prefix,
+    Prompt, Request, StepLimits, merge,
 };
 
 struct Counting;
@@ -125,6 +126,11 @@ impl PageStore for Still {
 
 /// What the engine allocates after each step in which all requests decode, but the last.
 fn allocations(request: impl Fn(Request) -> Request) -> Vec<usize> {
+    allocations_beside(0, request)
+}
+
+/// The same, while so many prefixes are kept.
+fn allocations_beside(prefixes: u32, request: impl Fn(Request) -> Request) -> Vec<usize> {
     let told = Arc::new(Told::default());
     let model = Still {
         info: ModelInfo::new("still", VOCAB, 1024, KvGroupSpec::full(1, "none")),
@@ -133,7 +139,7 @@ fn allocations(request: impl Fn(Request) -> Request) -> Vec<usize> {
         done: None,
     };
     let kv = PagedKv::builder()
-        .blocks(REQUESTS * (PROMPT + TOKENS).div_ceil(BLOCK_SIZE))
+        .blocks(REQUESTS * (PROMPT + TOKENS).div_ceil(BLOCK_SIZE) + 4 * prefixes as usize)
         .block_size(BLOCK_SIZE)
         .root(IdentityRoot::new(1, "none", BLOCK_SIZE))
         .build()
@@ -147,6 +153,14 @@ fn allocations(request: impl Fn(Request) -> Request) -> Vec<usize> {
         .scheduler(scheduler)
         .build()
         .unwrap();
+    let kept = (0..prefixes).map(|nth| {
+        let tokens = vec![VOCAB as u32 - 1 - nth; 4 * BLOCK_SIZE];
+        engine.keep(Prefix::new(Prompt::Tokens(tokens)))
+    });
+    let kept: Vec<KeptPrefix> = kept.collect();
+    for prefix in &kept {
+        assert_eq!(prefix.wait(), Ok(4 * BLOCK_SIZE));
+    }
     let streams: Vec<EventStream> = (0..REQUESTS)
         .map(|i| {
             let prompt = (0..PROMPT).map(|j| (i * 31 + j) as u32 % 300);
@@ -168,11 +182,13 @@ fn allocations(request: impl Fn(Request) -> Request) -> Vec<usize> {
 #[test]
 fn a_step_of_decoding_allocates_nothing_but_what_is_told() {
     let greedy = allocations(|request| request);
+    let beside = allocations_beside(5, |request| request);
     let sampled = allocations(|request| request.temperature(0.8).top_p(0.9).seed(3));
     let top_k = allocations(|request| request.temperature(0.8).top_k(20).seed(3));
     let logprobs = allocations(|request| request.logprobs(3));
     for (name, counts, told) in [
         ("greedy", greedy, 0),
+        ("beside prefixes", beside, 0),
         ("sampled", sampled, 0),
         ("top-k", top_k, 0),
         ("logprobs", logprobs, REQUESTS),

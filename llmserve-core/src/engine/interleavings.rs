@@ -20,10 +20,12 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::channel::{Sink, Source, pair};
+use super::prefixes::Guarded;
 use super::{Command, EngineStats, Place, Shared};
 use crate::contract::generate::EventStream;
 use crate::contract::merge::merge;
 use crate::contract::model::{KvGroupSpec, ModelInfo};
+use crate::contract::prefix::Keeping;
 use crate::error::Error;
 use crate::event::{Event, Started};
 
@@ -192,6 +194,40 @@ fn everyone_who_waits_for_the_end_is_told() {
         shared.wait();
         waiter.join().expect("it does not panic");
         engine.join().expect("it does not panic");
+    });
+}
+
+#[test]
+fn whoever_waits_for_a_prefix_is_told_whatever_becomes_of_it() {
+    for ready in [true, false] {
+        loom::model(move || {
+            let (shared, commands) = shared();
+            let (guard, guarded) = Guarded::pair(7, &shared);
+            let waiter = thread::spawn(move || guard.wait());
+            if ready {
+                guarded.close(Keeping::Ready { tokens: 32 });
+            } else {
+                drop(guarded);
+            }
+            let told = waiter.join().expect("it does not panic");
+            let expected = if ready { Ok(32) } else { Err(Error::ShutDown) };
+            assert_eq!(told, expected);
+            assert!(matches!(commands.try_recv(), Ok(Command::LetGo(7))));
+        });
+    }
+}
+
+#[test]
+fn a_prefix_in_the_intake_learns_that_its_guard_is_gone() {
+    loom::model(|| {
+        let (shared, commands) = shared();
+        let (guard, guarded) = Guarded::pair(7, &shared);
+        let host = thread::spawn(move || drop(guard));
+        let _ = guarded.is_gone();
+        host.join().expect("it does not panic");
+        // Seen by then or not, it is for good, and the engine hears of it.
+        assert!(guarded.is_gone());
+        assert!(matches!(commands.try_recv(), Ok(Command::LetGo(7))));
     });
 }
 

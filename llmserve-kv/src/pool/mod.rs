@@ -168,7 +168,11 @@ impl Pool {
         self.levels.let_go(unused);
         if sealed {
             self.levels.cached_idle += 1;
-            self.free.push_back(id, ring);
+            // A branch, not an index: where the last one went need not wait for what this one is.
+            match ring {
+                Ring::Ordinary => self.free.push_back(id, Ring::Ordinary),
+                Ring::Kept => self.shelve(id),
+            }
         } else {
             // Nobody is left to say that its step succeeded.
             self.strip(id);

@@ -117,7 +117,14 @@ impl Pool {
     /// A block was sealed: it may be one that a pin waits for.
     #[inline]
     pub(super) fn keep_sealed(&mut self, id: BlockId, identity: BlockIdentity) {
-        if self.pins.counts.is_empty() || !self.pins.counts.contains_key(&identity) {
+        if !self.pins.counts.is_empty() {
+            self.keep_if_pinned(id, identity);
+        }
+    }
+
+    #[cold]
+    fn keep_if_pinned(&mut self, id: BlockId, identity: BlockIdentity) {
+        if !self.pins.counts.contains_key(&identity) {
             return;
         }
         let before = self.kept_for(identity).and_then(|kept| self.lineage(kept));
@@ -126,7 +133,14 @@ impl Pool {
         }
     }
 
+    /// A kept block is idle from now on.
+    #[cold]
+    pub(super) fn shelve(&mut self, id: BlockId) {
+        self.free.push_back(id, Ring::Kept);
+    }
+
     /// A kept block of this line has just been stripped: a twin of it is kept instead.
+    #[cold]
     pub(super) fn pass_on(&mut self, identity: BlockIdentity, lineage: Lineage) {
         self.levels.kept -= 1;
         if let Some(twin) = self.sealed_of(identity, lineage) {
