@@ -33,9 +33,9 @@ const OVERSAMPLE: usize = 4;
 /// The least a scan takes: 32 cost nothing beside the scan itself.
 const LEAST: usize = 32;
 /// How far an estimate may fall short, in its deviations, before a row is passed over that is as
-/// near as the last of those asked for. Of such rows it misses one in fifty, and fewer of
+/// near as the last of those asked for. Of such rows it misses one in two hundred, and fewer of
 /// those that are nearer.
-const MARGIN: f32 = 2.1;
+const MARGIN: f32 = 2.6;
 /// As many rows are read in a row while one is that lies apart.
 const APART: usize = 8;
 /// Rows that are read before others, in what a search takes.

@@ -60,7 +60,8 @@ fn whatever_differs_but_the_last_turn_is_another_request_on_every_level() {
     };
     assert_eq!(source(conversation()), Source::Model);
 
-    let turns: &[(&str, fn(&mut Request))] = &[
+    type Turn = (&'static str, fn(&mut Request));
+    let turns: &[Turn] = &[
         ("system prompt", |r| {
             change_turn(r, 0, |m| m.content.push(' '))
         }),
