@@ -38,6 +38,15 @@ mod metrics_recorder;
 mod serve;
 mod speculate;
 
+/// The pages whose samples are compiled as tests of this crate.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/model-cache.md")]
+    struct ModelCache;
+    #[doc = include_str!("../../docs/prompts.md")]
+    struct Prompts;
+}
+
 pub use folders::Folders;
 #[cfg(feature = "metrics")]
 pub use metrics_recorder::MetricsRecorder;
