@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use llmserve::cache::prompt::{PromptLayer, PromptTemplate};
 use llmserve::model::HfTokenizer;
-use llmserve::{Engine, Generate, Request};
+use llmserve::{Generate, Request};
 
 #[derive(Parser)]
 struct Args {

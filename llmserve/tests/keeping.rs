@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use llmserve::cache::prompt::PromptLayer;
 use llmserve::kv::PagedKv;
 use llmserve::prelude::*;
 use llmserve::sched::ContinuousScheduler;
@@ -101,6 +102,30 @@ fn what_is_kept_outlasts_a_flood_and_what_is_not_does_not() {
     until(|| engine.stats().kv_blocks_pinned == 0);
     flood(&engine);
     assert_eq!(cached(&engine, Request::tokens(after(1, 64))), 0);
+    drained(&engine);
+}
+
+#[test]
+fn what_many_prompts_share_is_kept_by_a_layer_until_it_goes() {
+    let engine = engine(PageModel::hashing(), SMALL);
+    let layer = PromptLayer::builder(engine.clone()).keeper(engine.clone());
+    let layer = layer.build().unwrap();
+    let asked = |question: u32| {
+        let mut prompt = tokens(1, 64);
+        prompt.extend([10 + question, 3]);
+        Request::tokens(prompt).max_tokens(2)
+    };
+    for question in 0..4 {
+        layer.generate(asked(question)).wait().unwrap();
+    }
+    assert_eq!(layer.stats().automatic, 1);
+    until(|| engine.stats().kv_blocks_pinned_cached == 4);
+    flood(&engine);
+    let late = layer.generate(asked(9)).wait().unwrap();
+    assert_eq!(late.choices[0].usage.cached_tokens, 64);
+    assert_eq!(layer.stats().hits, 1);
+    drop(layer);
+    until(|| engine.stats().kv_blocks_pinned == 0);
     drained(&engine);
 }
 
