@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use llmserve::cache::prompt::PromptLayer;
 use llmserve::cache::semantic::SemanticIndex;
 use llmserve::cache::{CacheLayer, Policy, Semantic, Source};
 use llmserve::embed::{EncoderOptions, HashedNgrams, SentenceEncoder};
@@ -33,8 +34,17 @@ struct Ask {
     question: Option<usize>,
 }
 
-/// A name, whether prefix blocks and exact answers are kept, and what compares by meaning.
-type Level = (&'static str, bool, bool, Option<Arc<dyn Embedder>>);
+/// What is switched on.
+#[derive(Clone)]
+struct Level {
+    name: &'static str,
+    /// The engine's prefix blocks.
+    blocks: bool,
+    /// Tokens of parts that recur, and prefixes that many share.
+    prompts: bool,
+    exact: bool,
+    meaning: Option<Arc<dyn Embedder>>,
+}
 
 /// What one run came to.
 #[derive(Default)]
@@ -59,23 +69,56 @@ pub(crate) fn run(
     let count = if quick { 60 } else { count };
     let asks = asks(count)?;
     let hashed: Arc<dyn Embedder> = Arc::new(HashedNgrams::default());
-    let mut levels: Vec<Level> = vec![
-        ("nothing", false, false, None),
-        ("prefix blocks", true, false, None),
-        ("+ exact, single flight", true, true, None),
-        ("+ semantic, hashed", true, true, Some(hashed)),
-    ];
+    let nothing = Level {
+        name: "nothing",
+        blocks: false,
+        prompts: false,
+        exact: false,
+        meaning: None,
+    };
+    let blocks = Level {
+        name: "prefix blocks",
+        blocks: true,
+        ..nothing.clone()
+    };
+    let prompts = Level {
+        name: "+ prompts",
+        prompts: true,
+        ..blocks.clone()
+    };
+    let exact = Level {
+        name: "+ exact, single flight",
+        exact: true,
+        ..prompts.clone()
+    };
+    let meaning = |name, embedder| Level {
+        name,
+        meaning: Some(embedder),
+        ..exact.clone()
+    };
+    let mut levels = vec![nothing, blocks, prompts, exact.clone()];
+    levels.push(meaning("+ semantic, hashed", hashed));
     if let Some(folder) = minilm {
         let encoder = SentenceEncoder::open(folder, &EncoderOptions::default())?;
-        levels.push(("+ semantic, MiniLM", true, true, Some(Arc::new(encoder))));
+        levels.push(meaning("+ semantic, MiniLM", Arc::new(encoder)));
     }
     let mut without = None;
-    for (name, prefix, exact, embedder) in levels {
-        let engine = llmserve::serve(model).prefix_caching(prefix).build()?;
-        let mut layer = CacheLayer::builder(engine)
+    for level in levels {
+        let mut serve = llmserve::serve(model).prefix_caching(level.blocks);
+        if !level.prompts {
+            serve = serve.token_cache(0);
+        }
+        let engine = serve.build()?;
+        let mut prompts = PromptLayer::builder(engine.clone());
+        if level.prompts {
+            prompts = prompts.keeper(engine);
+        }
+        let prompts = prompts.build()?;
+        let exact = level.exact;
+        let mut layer = CacheLayer::builder(prompts.clone())
             // The small model seldom ends by itself.
             .policy(Policy::default().truncated(true).only(move |_| exact));
-        if let Some(embedder) = embedder {
+        if let Some(embedder) = level.meaning {
             let index = SemanticIndex::builder(embedder).build()?;
             layer = layer.semantic(Semantic::new(index));
         }
@@ -85,14 +128,19 @@ pub(crate) fn run(
         let p95 = seen.latency[count * 95 / 100].as_secs_f64();
         let (first_mean, first_p95) = *without.get_or_insert((mean, p95));
         let share = |part: usize| part as f64 / count as f64;
+        let runs = prompts.stats();
         report.row(
-            name,
+            level.name,
             &[
                 ("requests", count.into()),
                 ("exact", share(seen.exact).into()),
                 ("joined", share(seen.joined).into()),
                 ("semantic", share(seen.semantic).into()),
                 ("wrong", share(seen.wrong).into()),
+                (
+                    "kept_prefix",
+                    (runs.hits as f64 / runs.prompts.max(1) as f64).into(),
+                ),
                 (
                     "prefix_tokens",
                     (seen.cached_tokens as f64 / seen.prompt_tokens.max(1) as f64).into(),
