@@ -115,6 +115,7 @@ fn search(report: &mut Report, size: usize, shape: Shape) -> Result<(), Box<dyn 
             .threshold(Threshold {
                 texts: -1.0,
                 words: -1.0,
+                gain: None,
             })
             .max_bytes(size * 2_048 + (1 << 20))
             .approximate_from(approximate_from)

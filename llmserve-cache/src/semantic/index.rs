@@ -192,34 +192,42 @@ impl SemanticIndex {
     /// The embedder's own.
     pub fn tell_apart(&self, a: &str, b: &str) -> Result<Option<Veto>, IndexError> {
         let focus = focus(a, b);
-        let words = match compare(&focus) {
-            Ok(words) => words,
+        let wording = match compare(&focus) {
+            Ok(wording) => wording,
             Err(veto) => return Ok(Some(veto)),
         };
-        // Sentences, where the texts share others; words, where each has some of its own.
-        let sentences = focus.shared && focus.a != focus.b;
-        let mut texts = Vec::with_capacity(4);
-        let mut least = Vec::with_capacity(2);
-        if sentences && !focus.a.is_empty() && !focus.b.is_empty() {
-            texts.extend([focus.a, focus.b]);
-            least.push(self.threshold.texts);
+        // Sentences, where the texts share others.
+        if focus.shared && focus.a != focus.b && !focus.a.is_empty() && !focus.b.is_empty() {
+            let cosine = self.cosine(focus.a, focus.b)?;
+            if cosine < self.threshold.texts || cosine.is_nan() {
+                return Ok(Some(Veto::Wording));
+            }
         }
-        if !words.a.is_empty() && !words.b.is_empty() {
-            texts.extend([words.a.as_str(), words.b.as_str()]);
-            least.push(self.threshold.words);
-        }
-        if texts.is_empty() {
-            return Ok(None);
-        }
-        let vectors = self.embedder.embed(&texts)?;
-        let far = vectors
-            .chunks(2)
-            .zip(least)
-            .any(|(pair, least)| match pair {
-                [a, b] => a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>() < least,
-                _ => true,
-            });
-        Ok(far.then_some(Veto::Wording))
+        let [own_a, own_b] = &wording.own;
+        let veto = match wording.reading {
+            Some(veto) => veto,
+            None if own_a.is_empty() || own_b.is_empty() => return Ok(None),
+            None if self.cosine(own_a, own_b)? >= self.threshold.words => return Ok(None),
+            None => Veto::Wording,
+        };
+        let Some(most) = self.threshold.gain else {
+            return Ok(Some(veto));
+        };
+        let [rest_a, rest_b] = &wording.rest;
+        let distance = 1.0 - self.cosine(focus.a, focus.b)?;
+        let left = 1.0 - self.cosine(rest_a, rest_b)?;
+        // Not "more than": what is no number is no paraphrase either.
+        let goes_on = distance - left <= most * distance;
+        Ok((!goes_on).then_some(veto))
+    }
+
+    /// How alike two texts are, by the embedder.
+    fn cosine(&self, a: &str, b: &str) -> Result<f32, IndexError> {
+        let vectors = self.embedder.embed(&[a, b])?;
+        Ok(match &vectors[..] {
+            [a, b] => a.iter().zip(b).map(|(a, b)| a * b).sum(),
+            _ => f32::NAN,
+        })
     }
 
     /// Removes the entry of an id. Whether there was one.

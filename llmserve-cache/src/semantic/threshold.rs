@@ -8,6 +8,12 @@ pub struct Threshold {
     pub texts: f32,
     /// The least cosine of the words that each text has and the other has not: "wear" and "dress".
     pub words: f32,
+    /// For embedders that know what words mean. Words that each text has and the other has not, and
+    /// that are not as near as `words`, are taken out of both: the most of the distance between the
+    /// texts (one less their cosine) that may go with them. Where more goes, they are what sets the
+    /// texts apart; two that say the same in other words lose about as much of what they share. None:
+    /// reading alone decides.
+    pub gain: Option<f32>,
 }
 
 impl Threshold {
@@ -38,14 +44,17 @@ impl Threshold {
     const SENTENCES: Self = Self {
         texts: 0.8,
         words: 0.7,
+        gain: Some(0.35),
     };
     /// N-grams tell forms and not meanings, so a paraphrase may be far, and reading decides.
     const HASHED: Self = Self {
         texts: 0.4,
         words: 0.7,
+        gain: None,
     };
     const UNKNOWN: Self = Self {
         texts: 0.9,
         words: 0.7,
+        gain: None,
     };
 }

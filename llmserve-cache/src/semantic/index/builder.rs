@@ -88,6 +88,7 @@ impl SemanticIndexBuilder {
         for (name, given) in [
             ("threshold.texts", self.threshold.texts),
             ("threshold.words", self.threshold.words),
+            ("threshold.gain", self.threshold.gain.unwrap_or(0.0)),
         ] {
             if !(-1.0..=1.0).contains(&given) {
                 return Err(IndexError::Limit {

@@ -49,6 +49,7 @@ fn index_from(max_bytes: usize, approximate_from: usize) -> SemanticIndex {
         .threshold(Threshold {
             texts: 0.8,
             words: 0.5,
+            gain: None,
         })
         .build()
         .expect("sound limits")
@@ -87,6 +88,7 @@ fn a_word_in_anothers_place_is_compared_by_itself() {
     let strict = Threshold {
         texts: 0.8,
         words: 0.95,
+        gain: None,
     };
     let index = SemanticIndex::builder(Arc::new(Letters)).threshold(strict);
     let index = index.build().expect("sound limits");
@@ -218,6 +220,7 @@ fn what_cannot_be_compared_is_refused() {
     let threshold = Threshold {
         texts: f32::NAN,
         words: 0.5,
+        gain: None,
     };
     let nan = SemanticIndex::builder(Arc::new(Letters))
         .threshold(threshold)

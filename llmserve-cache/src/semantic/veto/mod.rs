@@ -21,8 +21,9 @@
 //!
 //! Case, plural, contractions, synonyms and word order as such are no difference. Beyond that the
 //! tables need not know what sets two texts apart, but what does not: a word in another's place, all
-//! else as it was, is another question unless the two are known to mean the same, and so is a word
-//! on one side that nothing on the other accounts for, unless it is known to say little. Every rule
+//! else as it was, is another question unless the two are known to mean the same. So is a word on one side
+//! that nothing on the other accounts for, unless it is known to say little, or an embedder that knows
+//! meanings finds that it is not what sets the two apart. Every rule
 //! is symmetric, and none looks at anything but the two texts.
 
 mod account;
@@ -116,11 +117,13 @@ impl fmt::Display for Veto {
 /// Symmetric, and `None` for a text and itself. Takes microseconds: see [`Veto`] for what it looks
 /// at. What is left to compare by an embedder is not compared here.
 pub fn veto(a: &str, b: &str) -> Option<Veto> {
-    compare(&focus(a, b)).err()
+    match compare(&focus(a, b)) {
+        Ok(wording) => wording.reading,
+        Err(veto) => Some(veto),
+    }
 }
 
-/// What tells the parts apart in which two texts differ, or else the words that an embedder must
-/// compare.
+/// What tells the parts apart in which two texts differ, or else what an embedder must compare.
 pub(super) fn compare(focus: &Focus<'_>) -> Result<Wording, Veto> {
     let mut a = Text::new(focus.a, None);
     let mut b = Text::new(focus.b, Some(&a));

@@ -7,43 +7,65 @@ use super::question::measures;
 use super::slot::same_frame;
 use super::text::Text;
 
-/// What each text says and the other does not. For an embedder to compare, unless one is empty.
+/// What each text says and the other does not, and what is left of each without it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wording {
-    pub(crate) a: String,
-    pub(crate) b: String,
+    /// The words of their own. For an embedder to compare, unless one is empty.
+    pub(crate) own: [String; 2],
+    /// The texts without them.
+    pub(crate) rest: [String; 2],
+    /// What reading takes the difference for, if it is left to reading: more on one side than words
+    /// that say little, or words that say little against words that do not.
+    pub(crate) reading: Option<Veto>,
 }
 
-/// The words of both texts that nothing in the other accounts for. A veto where only one of them has
-/// such, or where all else is as it was: there, a word in another's place is how another question
-/// looks, and an embedder is no help, to which Monday and Tuesday are nearer than most synonyms.
+/// The words of both texts that nothing in the other accounts for. A veto where all else is as it
+/// was: there, a word in another's place is how another question looks, and an embedder is no help, to
+/// which Monday and Tuesday are nearer than most synonyms.
 pub(super) fn wording(a: &Text<'_>, b: &Text<'_>) -> Result<Wording, Veto> {
     let (mut in_a, mut in_b) = (unaccounted(a, b), unaccounted(b, a));
     let (measure_a, measure_b) = measures(a, b);
     in_a.retain(|at| !measure_a.contains(at));
     in_b.retain(|at| !measure_b.contains(at));
     let (light_a, light_b) = (light(a, &in_a), light(b, &in_b));
+    let mut reading = None;
     if in_a.is_empty() || in_b.is_empty() {
         if !(light_a && light_b) {
-            return Err(Veto::Extra);
+            reading = Some(Veto::Extra);
         }
     } else {
         let alike = |x: &usize| {
             let form = a.form(&a.words[*x]);
             in_b.iter().any(|y| alike(form, b.form(&b.words[*y])))
         };
-        if light_a != light_b || same_frame(a, b) || in_a.iter().any(alike) {
+        if same_frame(a, b) || in_a.iter().any(alike) {
             return Err(Veto::Wording);
         }
+        if light_a != light_b {
+            reading = Some(Veto::Wording);
+        }
     }
-    let words = |text: &Text<'_>, places: &[usize]| {
+    let own = |text: &Text<'_>, places: &[usize]| {
         let words = places.iter().map(|at| text.form(&text.words[*at]));
         words.collect::<Vec<_>>().join(" ")
     };
     Ok(Wording {
-        a: words(a, &in_a),
-        b: words(b, &in_b),
+        own: [own(a, &in_a), own(b, &in_b)],
+        rest: [without(a, &in_a), without(b, &in_b)],
+        reading,
     })
+}
+
+/// The text as it is written, less the words at these places, which are in order.
+fn without(text: &Text<'_>, places: &[usize]) -> String {
+    let mut rest = String::with_capacity(text.source.len());
+    let mut from = 0;
+    for span in places.iter().map(|at| &text.words[*at].span) {
+        rest.push_str(text.source[from..span.start].trim_end());
+        from = span.end;
+    }
+    rest.push_str(&text.source[from..]);
+    rest
 }
 
 /// Whether two words that are no forms of each other are spelt alike, as words are that are told apart
