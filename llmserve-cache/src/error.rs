@@ -41,10 +41,8 @@ pub enum BuildError {
         "chunk_bytes is 0: a piece of a text has at least 1 byte, and some hundreds are of use"
     )]
     ChunkBytes,
-    /// No question would ever be compared.
-    #[error(
-        "the semantic level's queue is 0, so no question could wait for the embedder; it takes at least 1"
-    )]
+    /// No question would ever be compared, or too many wait.
+    #[error("the semantic level's queue takes 1 to 1,048,576 questions that wait for the embedder")]
     SemanticQueue,
     /// A setting below what makes sense.
     #[error("{field} is {given}, it takes at least {least}")]

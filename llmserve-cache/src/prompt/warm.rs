@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use llmserve_core::error::guarded;
 use llmserve_core::{
@@ -12,11 +13,16 @@ use llmserve_core::{
 /// Later than anybody who waits for an answer.
 const LAST: i32 = i32::MAX;
 
+/// How long one prefix may take: those after it wait for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Has prefixes computed by asking for one token after them, and leaves it to the service's own cache
 /// how long they stay.
 ///
 /// For services that know nothing of [`KeepPrefix`]: an endpoint elsewhere, a router. One prefix at
-/// a time, on a thread of its own; behind a router it is ready where the router sent it.
+/// a time, on a thread of its own, and none for longer than a minute; behind a router it is ready where
+/// the router sent it. What it tells as ready are all tokens of the prompt that it asked, of which the
+/// last few are not the prefix's.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -105,13 +111,15 @@ fn request(prefix: Prefix) -> Request {
         && !prefix.open
     {
         // Templates want turns to alternate, and a question at the end.
-        let role = match messages.last() {
-            Some(last) if last.role == "user" => "assistant",
-            _ => "user",
-        };
-        messages.push(Message::new(role, "."));
+        if messages.last().is_some_and(|last| last.role == "user") {
+            messages.push(Message::assistant("."));
+        }
+        messages.push(Message::user("."));
     }
-    let mut request = Request::new(prompt).max_tokens(1).priority(LAST);
+    let mut request = Request::new(prompt)
+        .max_tokens(1)
+        .priority(LAST)
+        .deadline(PATIENCE);
     request.tenant = prefix.tenant;
     request.model = prefix.model;
     request
@@ -168,7 +176,7 @@ mod tests {
         assert_eq!(kept.wait().ok(), Some(2));
         assert_eq!(warm.keep(closed.open()).wait().ok(), Some(1));
         let ends_with_user = Prefix::messages([Message::user("u")]);
-        assert_eq!(warm.keep(ends_with_user).wait().ok(), Some(2));
+        assert_eq!(warm.keep(ends_with_user).wait().ok(), Some(3));
         let asked = service.0.lock();
         let first = &asked[0];
         assert_eq!((first.max_tokens, first.priority), (Some(1), i32::MAX));
@@ -181,7 +189,7 @@ mod tests {
             _ => None,
         };
         let roles: Vec<_> = asked.iter().filter_map(last_role).collect();
-        assert_eq!(roles, ["user", "system", "assistant"]);
+        assert_eq!(roles, ["user", "system", "user"]);
     }
 
     #[test]
@@ -196,7 +204,7 @@ mod tests {
             })
         ));
         let next = warm.keep(Prefix::messages([Message::user("u")]));
-        assert_eq!(next.wait().ok(), Some(2));
+        assert_eq!(next.wait().ok(), Some(3));
     }
 
     #[test]

@@ -104,12 +104,15 @@ impl Semantic {
     }
 
     pub(super) fn check(&self) -> Result<(), BuildError> {
-        if self.queue == 0 {
+        if !(1..=MOST_QUEUED).contains(&self.queue) {
             return Err(BuildError::SemanticQueue);
         }
         Ok(())
     }
 }
+
+/// Places of the queue are made beforehand.
+const MOST_QUEUED: usize = 1 << 20;
 
 /// A running level.
 pub(super) struct Level {

@@ -6,6 +6,7 @@
 mod path;
 mod tree;
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use llmserve_core::{Prefix, Prompt};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use path::{Path, prefix};
 pub(in crate::prompt) use tree::NodeId;
-use tree::Tree;
+use tree::{Branch, Tree};
 
 /// A beginning that several prompts had.
 ///
@@ -50,6 +51,12 @@ pub(super) struct Census {
     tree: Tree,
     /// Prompts since counts were halved.
     since: u32,
+    /// Bytes of what is marked, which its callers answer for.
+    marked: usize,
+    /// Prompts that pass before what is worth most is looked for again.
+    rest: usize,
+    /// It is to be looked for then.
+    due: bool,
 }
 
 /// What was seen of one prompt.
@@ -74,6 +81,9 @@ impl Census {
             reach,
             tree: Tree::new(),
             since: 0,
+            marked: 0,
+            rest: 0,
+            due: false,
         }
     }
 
@@ -102,13 +112,22 @@ impl Census {
             seen.due = true;
         }
         self.stay_within();
+        // To look costs as much as there is: one who has prompts nested in each other cannot have
+        // everybody pay for it with each.
+        self.due |= seen.due;
+        self.rest = self.rest.saturating_sub(1);
+        seen.due = self.due && self.rest == 0;
+        if seen.due {
+            self.due = false;
+            self.rest = self.tree.len() / 64;
+        }
         seen
     }
 
     /// Counts a beginning as if so many prompts had had it, and tells where it is: nowhere, if it is
     /// empty.
     pub(super) fn add(&mut self, prefix: &Prefix, requests: u32) -> Option<NodeId> {
-        let path = Path::of(prefix, usize::MAX);
+        let path = Path::of(prefix, self.reach.prompt);
         if path.bytes.len() == path.scope {
             return None;
         }
@@ -118,11 +137,23 @@ impl Census {
         last
     }
 
-    /// Forgets old counts until the memory suffices.
+    /// Counts a beginning as often as an earlier census had it, less what is counted there by now.
+    pub(super) fn recall(&mut self, shared: &SharedPrefix) {
+        if let Some(node) = self.add(&shared.prefix, 0) {
+            let known = self.tree.node(node).count;
+            self.add(&shared.prefix, shared.requests.saturating_sub(known));
+        }
+    }
+
+    /// Forgets what came once, or else old counts, until the memory suffices. What is marked is not
+    /// counted: it stays, and may be more.
     pub(super) fn stay_within(&mut self) {
-        // Each time at least what came once goes; what is marked stays, and may be all there is.
+        let most = self.reach.memory.saturating_add(self.marked);
+        if self.tree.bytes() > most {
+            self.tree.drop_up_to(1);
+        }
         for _ in 0..u32::BITS {
-            if self.tree.bytes() <= self.reach.memory {
+            if self.tree.bytes() <= most {
                 break;
             }
             self.tree.age();
@@ -130,37 +161,25 @@ impl Census {
     }
 
     pub(super) fn mark(&mut self, node: NodeId) {
+        self.marked += self.tree.cost(node);
         self.tree.node_mut(node).marks += 1;
     }
 
     pub(super) fn unmark(&mut self, node: NodeId) {
+        self.marked = self.marked.saturating_sub(self.tree.cost(node));
         let marks = &mut self.tree.node_mut(node).marks;
         *marks = marks.saturating_sub(1);
     }
 
-    /// All that is shared by enough prompts, the most first.
-    pub(super) fn shared(&self) -> Vec<Worth> {
-        let ids = self.tree.ids();
-        let mut shared: Vec<Worth> = ids.filter_map(|id| self.worth(id)).collect();
-        // Of equals the longer; at last by place, so that the order is always the same.
-        shared.sort_by_key(|worth| {
-            let SharedPrefix {
-                requests, bytes, ..
-            } = worth.shared;
-            std::cmp::Reverse((requests, bytes, std::cmp::Reverse(worth.node)))
-        });
-        shared
+    /// The `most` beginnings that most prompts share.
+    pub(super) fn shared(&self, most: usize) -> Vec<Worth> {
+        self.first(most, |_| 1)
     }
 
     /// The `most` beginnings that most prompts share, less those that another of them begins with.
     /// What is in `kept` counts twice, so that two that are alike do not take turns.
     pub(super) fn best(&self, most: usize, kept: &HashSet<NodeId>) -> Vec<Worth> {
-        let mut shared = self.shared();
-        shared.sort_by_key(|worth| {
-            let twice = 1 + u64::from(kept.contains(&worth.node));
-            std::cmp::Reverse(u64::from(worth.shared.requests) * twice)
-        });
-        shared.truncate(most);
+        let mut shared = self.first(most, |id| 1 + u64::from(kept.contains(&id)));
         let mut covered = HashSet::new();
         for worth in &shared {
             let mut at = worth.node;
@@ -178,21 +197,28 @@ impl Census {
         (self.tree.len(), self.tree.bytes())
     }
 
-    fn worth(&self, id: NodeId) -> Option<Worth> {
-        let requests = self.tree.node(id).count;
-        // Where all go on the same way, what they share is longer.
-        if requests < self.reach.requests || self.tree.heaviest_child(id) == Some(requests) {
-            return None;
-        }
-        let path = self.tree.path(id);
+    /// The first so many that are worth anything, by how many share them times `weight`; of equals the
+    /// longer first, and at last by place, so that the order is always the same.
+    fn first(&self, most: usize, weight: impl Fn(NodeId) -> u64) -> Vec<Worth> {
+        let mut branches = self.tree.shared_by(self.reach.requests);
+        branches.retain(|branch| branch.bytes >= branch.heavier + self.reach.bytes);
+        branches.sort_by_key(|branch| {
+            let shared = u64::from(branch.count) * weight(branch.id);
+            (Reverse(shared), Reverse(branch.bytes), branch.id)
+        });
+        let worth = branches.iter().filter_map(|branch| self.worth(branch));
+        worth.take(most).collect()
+    }
+
+    fn worth(&self, branch: &Branch) -> Option<Worth> {
+        let path = self.tree.path(branch.id);
         let (prefix, bytes) = prefix(&path)?;
-        let before = self.tree.heavier(id);
-        let shorter = path::prefix(&path[..before]).map_or(0, |(_, bytes)| bytes);
+        let shorter = path::prefix(&path[..branch.heavier]).map_or(0, |(_, bytes)| bytes);
         (bytes >= shorter + self.reach.bytes).then_some(Worth {
-            node: id,
+            node: branch.id,
             shared: SharedPrefix {
                 prefix,
-                requests,
+                requests: branch.count,
                 bytes,
             },
         })
@@ -232,7 +258,7 @@ mod tests {
             ask(&mut census, support, question);
         }
         let closed = Prefix::messages([Message::system(support)]).tenant("acme");
-        assert_eq!(prefixes(&census.shared()), [(&closed, 3)]);
+        assert_eq!(prefixes(&census.shared(99)), [(&closed, 3)]);
 
         // A template within the user's turn, of a part of those prompts.
         for name in ["Ann", "Bob", "Cid", "Dee"] {
@@ -247,7 +273,7 @@ mod tests {
             Message::user("Please write a letter to "),
         ]);
         let open = open.open().tenant("acme");
-        assert_eq!(prefixes(&census.shared()), [(&closed, 7), (&open, 4)]);
+        assert_eq!(prefixes(&census.shared(99)), [(&closed, 7), (&open, 4)]);
         // Who keeps the longer one keeps the shorter one with it.
         assert_eq!(prefixes(&census.best(8, &HashSet::new())), [(&open, 4)]);
         assert_eq!(prefixes(&census.best(1, &HashSet::new())), [(&closed, 7)]);
@@ -267,10 +293,10 @@ mod tests {
                 census.note(&Prompt::Text(format!("{text}{n}")), tenant, model);
             }
         }
-        assert!(census.shared().is_empty());
+        assert!(census.shared(99).is_empty());
         census.note(&Prompt::Text(text.to_owned()), Some(""), None);
         let expected = Prefix::text(text).tenant("");
-        assert_eq!(prefixes(&census.shared()), [(&expected, 3)]);
+        assert_eq!(prefixes(&census.shared(99)), [(&expected, 3)]);
     }
 
     #[test]
@@ -327,6 +353,49 @@ mod tests {
     }
 
     #[test]
+    fn what_is_marked_takes_no_memory_from_the_others() {
+        let mut census = Census::new(REACH);
+        for n in 0..300 {
+            let registered = Prefix::text(format!("{n} {}", "x".repeat(900)));
+            let node = census.add(&registered, 0).expect("it has a path");
+            census.mark(node);
+        }
+        for n in 0..3 {
+            ask(&mut census, "what three prompts share", &format!("{n}"));
+        }
+        assert_eq!(census.shared(9).len(), 1);
+    }
+
+    #[test]
+    fn prompts_nested_in_each_other_are_not_looked_through_for_each() {
+        let mut census = Census::new(REACH);
+        let due = (0..600).filter(|n| ask(&mut census, &"x".repeat(*n), "?").due);
+        let looked = due.count();
+        assert!(looked < 300, "{looked} of 600");
+        census.best(4, &HashSet::new());
+    }
+
+    #[test]
+    fn what_was_recalled_is_counted_once_though_it_is_nested() {
+        let mut census = Census::new(REACH);
+        let outer = "a system prompt for all of these";
+        for n in 0..5 {
+            ask(&mut census, outer, &format!("{n}"));
+        }
+        for n in 0..4 {
+            ask(&mut census, outer, &format!("Please write a letter to {n}"));
+        }
+        let before: Vec<SharedPrefix> = census.shared(9).into_iter().map(|w| w.shared).collect();
+        assert_eq!(before.len(), 2);
+        let mut next = Census::new(REACH);
+        let mut longest = before.clone();
+        longest.sort_by_key(|shared| Reverse(shared.bytes));
+        longest.iter().for_each(|shared| next.recall(shared));
+        let after: Vec<SharedPrefix> = next.shared(9).into_iter().map(|w| w.shared).collect();
+        assert_eq!(after, before);
+    }
+
+    #[test]
     fn what_all_go_on_with_belongs_to_what_they_share() {
         let mut census = Census::new(Reach { window: 8, ..REACH });
         let mut all = |from: u32, question: &str| {
@@ -340,7 +409,7 @@ mod tests {
         let expected =
             Prefix::messages([Message::system("a system prompt"), Message::user("and 1")]);
         assert_eq!(
-            prefixes(&census.shared())[0].0,
+            prefixes(&census.shared(99))[0].0,
             &expected.open().tenant("acme")
         );
     }
@@ -357,7 +426,7 @@ mod tests {
         for n in 0..60 {
             ask(&mut census, "what is asked now, instead", &format!("{n}"));
         }
-        let found = census.shared();
+        let found = census.shared(99);
         assert_eq!(found.len(), 1, "{found:?}");
         let now = Prefix::messages([Message::system("what is asked now, instead")]);
         assert_eq!(found[0].shared.prefix, now.tenant("acme"));

@@ -29,7 +29,17 @@ pub(super) struct Node {
     pub(super) count: u32,
     /// What callers keep for it, which also keeps it.
     pub(super) marks: u32,
-    used: bool,
+}
+
+/// A beginning after which paths part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Branch {
+    pub(super) id: NodeId,
+    pub(super) count: u32,
+    /// Of its path.
+    pub(super) bytes: usize,
+    /// Of the longest beginning that more paths share.
+    pub(super) heavier: usize,
 }
 
 #[derive(Debug)]
@@ -41,12 +51,8 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        let root = Node {
-            used: true,
-            ..Node::default()
-        };
         Self {
-            nodes: vec![root],
+            nodes: vec![Node::default()],
             vacant: Vec::new(),
             bytes: NODE,
         }
@@ -69,10 +75,15 @@ impl Tree {
     }
 
     /// All nodes but the root.
-    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let all = self.nodes.iter().enumerate().skip(1);
-        all.filter(|(_, node)| node.used)
-            .map(|(at, _)| at as NodeId)
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        let mut order = vec![ROOT];
+        let mut next = 0;
+        while next < order.len() {
+            order.extend_from_slice(&self.node(order[next]).children);
+            next += 1;
+        }
+        order.into_iter().skip(1)
     }
 
     /// Counts `times` more of a path. Calls `through` for each node it goes through, with how many
@@ -101,7 +112,6 @@ impl Tree {
                     let leaf = self.insert(Node {
                         edge: rest.into(),
                         parent: at,
-                        used: true,
                         ..Node::default()
                     });
                     self.nodes[at as usize].children.insert(place, leaf);
@@ -132,14 +142,42 @@ impl Tree {
             .collect()
     }
 
-    /// Bytes of the longest beginning of its path that more paths share.
-    pub(super) fn heavier(&self, id: NodeId) -> usize {
-        let count = self.node(id).count;
-        let mut at = id;
-        while at != ROOT && self.node(at).count <= count {
-            at = self.node(at).parent;
+    /// Every node with at least so many paths that do not all go on the same way, with the bytes of
+    /// its path and of the longest beginning of it that more share. One walk, whatever is nested.
+    pub(super) fn shared_by(&self, least: u32) -> Vec<Branch> {
+        let mut found = Vec::new();
+        // A node, its path's bytes before it, the bytes that more share, and how many share those.
+        let mut todo = vec![(ROOT, 0, 0, u32::MAX)];
+        while let Some((id, before, heavier, of)) = todo.pop() {
+            let node = self.node(id);
+            let bytes = before + node.edge.len();
+            // What as many share as share its parent belongs to the same beginning.
+            let heavier = if id == ROOT || node.count < of {
+                before
+            } else {
+                heavier
+            };
+            let go_on = node.children.iter().map(|child| self.node(*child).count);
+            if id != ROOT && node.count >= least && go_on.max() != Some(node.count) {
+                found.push(Branch {
+                    id,
+                    count: node.count,
+                    bytes,
+                    heavier,
+                });
+            }
+            let of = if id == ROOT { u32::MAX } else { node.count };
+            let below = node.children.iter();
+            let below = below.filter(|child| self.node(**child).count >= least);
+            todo.extend(below.map(|child| (*child, bytes, heavier, of)));
         }
-        let mut bytes = 0;
+        found
+    }
+
+    /// Bytes that keeping this node takes, those before it included; the same at any time.
+    pub(super) fn cost(&self, id: NodeId) -> usize {
+        let mut bytes = 2 * NODE;
+        let mut at = id;
         while at != ROOT {
             bytes += self.node(at).edge.len();
             at = self.node(at).parent;
@@ -152,17 +190,16 @@ impl Tree {
         (parent != ROOT).then_some(parent)
     }
 
-    /// The most paths that go on the same way after it.
-    pub(super) fn heaviest_child(&self, id: NodeId) -> Option<u32> {
-        let children = self.node(id).children.iter();
-        children.map(|child| self.node(*child).count).max()
-    }
-
     /// Halves all counts, and drops what has none left and no mark on it or below it.
     pub(super) fn age(&mut self) {
         for node in &mut self.nodes {
             node.count /= 2;
         }
+        self.drop_up_to(0);
+    }
+
+    /// Drops what came at most so often and has no mark on it, nor anything that stays below it.
+    pub(super) fn drop_up_to(&mut self, count: u32) {
         // Children before parents: one that goes may leave its parent without any.
         let mut order = vec![ROOT];
         let mut next = 0;
@@ -172,7 +209,7 @@ impl Tree {
         }
         for &id in order[1..].iter().rev() {
             let node = &self.nodes[id as usize];
-            if node.count == 0 && node.marks == 0 && node.children.is_empty() {
+            if node.count <= count && node.marks == 0 && node.children.is_empty() {
                 self.remove(id);
             }
         }
@@ -199,7 +236,6 @@ impl Tree {
             children: vec![id],
             count,
             marks: 0,
-            used: true,
         });
         self.nodes[id as usize].parent = middle;
         let place = self.nodes[parent as usize]
@@ -290,11 +326,18 @@ mod tests {
             assert!(firsts.is_sorted_by(|a, b| a < b), "{firsts:?}");
             let below: u32 = node.children.iter().map(|c| tree.node(*c).count).sum();
             assert!(below <= node.count);
-            let path = tree.path(id);
-            let heavier = path[..tree.heavier(id)].to_vec();
-            assert!(heavier.is_empty() || nodes(tree)[&heavier] > node.count);
         }
         assert_eq!(bytes, tree.bytes());
+        let all = nodes(tree);
+        for branch in tree.shared_by(2) {
+            let path = tree.path(branch.id);
+            assert_eq!((path.len(), all[&path]), (branch.bytes, branch.count));
+            assert!(branch.count >= 2);
+            // The longest that more share.
+            let more = |end: &usize| all.get(&path[..*end]).is_some_and(|c| *c > branch.count);
+            let heavier = (1..path.len()).rev().find(more).unwrap_or(0);
+            assert_eq!(branch.heavier, heavier);
+        }
     }
 
     fn paths() -> impl Strategy<Value = Vec<Vec<u8>>> {

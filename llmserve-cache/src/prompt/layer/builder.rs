@@ -122,7 +122,11 @@ impl PromptLayerBuilder {
         zero("least_bytes", bytes as u64, 1)?;
         zero("reach", prompt as u64, bytes as u64)?;
         zero("window", u64::from(window), 2 * u64::from(requests))?;
-        zero("max_bytes", memory as u64, 2 * prompt as u64)?;
+        zero(
+            "max_bytes",
+            memory as u64,
+            (prompt as u64).saturating_mul(2),
+        )?;
         let layer = PromptLayer {
             shared: Arc::new(Shared::new(
                 self.inner,

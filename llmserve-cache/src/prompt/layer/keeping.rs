@@ -13,8 +13,8 @@ use super::Shared;
 #[derive(Default)]
 pub(super) struct Kept {
     guards: HashMap<NodeId, KeptPrefix>,
-    /// What could not be kept. Asked again when it is no longer among the best and comes back.
-    refused: HashMap<NodeId, Prefix>,
+    /// What could not be kept, and how many prompts shared it then. Asked again when twice as many do.
+    refused: HashMap<NodeId, (Prefix, u32)>,
     /// Somebody is changing what is kept.
     busy: bool,
 }
@@ -77,8 +77,11 @@ impl Shared {
     pub(super) fn recall(self: &Arc<Self>, shared: &[SharedPrefix]) {
         {
             let mut census = self.census.lock();
+            // The longest first: who had it had those it begins with, and is counted there as well.
+            let mut shared: Vec<&SharedPrefix> = shared.iter().collect();
+            shared.sort_by_key(|shared| std::cmp::Reverse(shared.bytes));
             for shared in shared {
-                census.add(&shared.prefix, shared.requests);
+                census.recall(shared);
             }
             census.stay_within();
         }
@@ -118,11 +121,18 @@ impl Shared {
                     Some(Keeping::Failed(_)) => {
                         census.unmark(worth.node);
                         old.extend(kept.guards.remove(&worth.node));
-                        kept.refused.insert(worth.node, prefix.clone());
+                        let refused = (prefix.clone(), worth.shared.requests);
+                        kept.refused.insert(worth.node, refused);
                     }
                     Some(_) => {}
-                    None if kept.refused.get(&worth.node) == Some(prefix) => {}
+                    None if kept
+                        .refused
+                        .get(&worth.node)
+                        .is_some_and(|(refused, then)| {
+                            refused == prefix && worth.shared.requests / 2 < *then
+                        }) => {}
                     None => {
+                        kept.refused.remove(&worth.node);
                         census.mark(worth.node);
                         new.push(worth);
                     }

@@ -22,6 +22,9 @@ use super::template::PromptTemplate;
 use counters::Counters;
 use keeping::Kept;
 
+/// Shared beginnings that are told.
+const TOLD: usize = 256;
+
 /// A layer that has the beginnings of prompts ready before they are asked for.
 ///
 /// Requests pass through unchanged. What they begin with is counted; what enough of them share is
@@ -229,10 +232,10 @@ impl PromptLayer {
         }
     }
 
-    /// What prompts share now, the most shared first: what is worth registering, and what the next
-    /// process may [recall](PromptLayerBuilder::recall).
+    /// What prompts share now, the most shared first, at most 256 of it: what is worth registering, and
+    /// what the next process may [recall](PromptLayerBuilder::recall).
     pub fn shared(&self) -> Vec<SharedPrefix> {
-        let worth = self.shared.census.lock().shared();
+        let worth = self.shared.census.lock().shared(TOLD);
         worth.into_iter().map(|worth| worth.shared).collect()
     }
 

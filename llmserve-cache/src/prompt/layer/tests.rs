@@ -260,13 +260,15 @@ fn templates_have_names_and_keep_what_their_prompts_begin_with() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_let_go_of_and_not_asked_for_at_once_again() {
+fn what_cannot_be_kept_is_let_go_of_and_asked_for_again_when_twice_as_many_share_it() {
     for fate in [Fate::Refused, Fate::Panics] {
         let keeper = Noting::default();
         *keeper.0.fate.lock() = fate;
         let layer = layer(&keeper).build().unwrap();
-        (0..64).for_each(|question| ask(&layer, 1, question));
-        assert_eq!(keeper.0.asked.load(Ordering::Relaxed), 1);
+        (0..140).for_each(|question| ask(&layer, 1, question));
+        // At first by 4, then each time when twice as many have come since it failed.
+        let asked = keeper.0.asked.load(Ordering::Relaxed);
+        assert!((2..=6).contains(&asked), "{asked}");
         assert!(keeper.kept().is_empty());
         assert_eq!(layer.stats().automatic, 0);
         layer.register("a", Prefix::text("x")).unwrap();

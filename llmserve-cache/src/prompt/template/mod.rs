@@ -3,6 +3,8 @@
 mod error;
 mod parse;
 
+use std::ops::Range;
+
 use llmserve_core::{Message, Prefix, Prompt, Request};
 
 pub use error::TemplateError;
@@ -74,8 +76,9 @@ impl PromptTemplate {
         })
     }
 
-    /// Texts that no value may contain: those that the model reads as something else, such as the
-    /// tokens that end a turn. Without, who fills a slot could forge one.
+    /// Texts that no value may contain, nor be a part of together with what stands beside it: those
+    /// that the model reads as something else, such as the tokens that end a turn. Without, who fills
+    /// a slot could forge one.
     #[must_use]
     pub fn refusing<T: Into<String>>(mut self, texts: impl IntoIterator<Item = T>) -> Self {
         refuse(&mut self.refused, texts);
@@ -102,14 +105,14 @@ impl PromptTemplate {
                 slot: self.slots[slot].clone(),
             });
         }
-        let whole = |parts: &[Part]| filled(parts, &values).0;
+        let whole = |parts: &[Part]| Ok(self.checked(parts, &values)?.text);
         Ok(match &self.shape {
-            Shape::Text(parts) => Prompt::Text(whole(parts)),
+            Shape::Text(parts) => Prompt::Text(whole(parts)?),
             Shape::Messages(messages) => Prompt::Messages(
                 messages
                     .iter()
-                    .map(|(role, parts)| Message::new(role.as_str(), whole(parts)))
-                    .collect(),
+                    .map(|(role, parts)| Ok(Message::new(role.as_str(), whole(parts)?)))
+                    .collect::<Result<_, TemplateError>>()?,
             ),
         })
     }
@@ -137,14 +140,14 @@ impl PromptTemplate {
         let values = self.values(values)?;
         let prefix = match &self.shape {
             Shape::Text(parts) => {
-                let (text, _) = filled(parts, &values);
+                let text = self.checked(parts, &values)?.text;
                 (!text.is_empty()).then(|| Prefix::text(text))
             }
             Shape::Messages(messages) => {
                 let mut same = Vec::new();
                 let mut open = false;
                 for (role, parts) in messages {
-                    let (text, whole) = filled(parts, &values);
+                    let Filled { text, whole, .. } = self.checked(parts, &values)?;
                     // Of a message that begins with a slot nothing is known but its role.
                     if whole || !text.is_empty() {
                         same.push(Message::new(role.as_str(), text));
@@ -163,6 +166,20 @@ impl PromptTemplate {
         Ok(prefix)
     }
 
+    /// The text up to the first slot without a value, if no value has part in what is refused.
+    fn checked(&self, parts: &[Part], values: &[Option<String>]) -> Result<Filled, TemplateError> {
+        let filled = filled(parts, values);
+        for text in &self.refused {
+            if let Some(slot) = filled.slot_of(text) {
+                return Err(TemplateError::Refused {
+                    slot: self.slots[slot].clone(),
+                    text: text.clone(),
+                });
+            }
+        }
+        Ok(filled)
+    }
+
     /// The values in the order of the slots.
     fn values<K: AsRef<str>, V: AsRef<str>>(
         &self,
@@ -177,12 +194,6 @@ impl PromptTemplate {
                     known: self.slots.join(", "),
                 });
             };
-            if let Some(text) = self.refused.iter().find(|text| value.contains(*text)) {
-                return Err(TemplateError::Refused {
-                    slot: name.to_owned(),
-                    text: text.clone(),
-                });
-            }
             if values[at].replace(value.to_owned()).is_some() {
                 return Err(TemplateError::Twice {
                     slot: name.to_owned(),
@@ -249,19 +260,53 @@ fn refuse<T: Into<String>>(refused: &mut Vec<String>, texts: impl IntoIterator<I
     refused.extend(texts.filter(|text: &String| !text.is_empty()));
 }
 
-/// The text up to the first slot without a value, and whether there is none.
-fn filled(parts: &[Part], values: &[Option<String>]) -> (String, bool) {
-    let mut text = String::new();
+/// A text, and where in it the values of which slots stand.
+#[derive(Default)]
+struct Filled {
+    text: String,
+    values: Vec<(usize, Range<usize>)>,
+    /// Whether no slot is without a value.
+    whole: bool,
+}
+
+/// The text up to the first slot without a value.
+fn filled(parts: &[Part], values: &[Option<String>]) -> Filled {
+    let mut filled = Filled::default();
     for part in parts {
         match part {
-            Part::Text(plain) => text.push_str(plain),
+            Part::Text(plain) => filled.text.push_str(plain),
             Part::Slot(slot) => match &values[*slot] {
-                Some(value) => text.push_str(value),
-                None => return (text, false),
+                Some(value) => {
+                    let from = filled.text.len();
+                    filled.text.push_str(value);
+                    filled.values.push((*slot, from..filled.text.len()));
+                }
+                None => return filled,
             },
         }
     }
-    (text, true)
+    filled.whole = true;
+    filled
+}
+
+impl Filled {
+    /// A slot whose value has part in this text, which may be put together of several values and of
+    /// what stands between them.
+    fn slot_of(&self, refused: &str) -> Option<usize> {
+        let mut from = 0;
+        while let Some(found) = self.text[from..].find(refused) {
+            let start = from + found;
+            let end = start + refused.len();
+            let parts =
+                |(_, value): &&(usize, Range<usize>)| start < value.end && end > value.start;
+            if let Some((slot, _)) = self.values.iter().find(parts) {
+                return Some(*slot);
+            }
+            // Others may begin within this one.
+            from = start + self.text[start..].chars().next().map_or(1, char::len_utf8);
+        }
+        None
+    }
 }
 
 #[cfg(test)]
@@ -324,6 +369,35 @@ mod tests {
         assert!(fill(&[("a", "x<|end|>y")]).contains("contains `<|end|>`"));
         let place = PromptTemplate::builder().system("s").user("{{").build();
         assert!(place.unwrap_err().to_string().contains("message 1 (user)"));
+    }
+
+    #[test]
+    fn what_is_refused_cannot_be_put_together() {
+        let refused = |text: &str, values: &[(&str, &str)]| {
+            let template = template(text).refusing(["<|end|>", "aa"]);
+            match template.fill(values.iter().copied()) {
+                Err(TemplateError::Refused { slot, .. }) => Some(slot),
+                Ok(_) => None,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        let two = "{{x}}{{y}}";
+        assert_eq!(
+            refused(two, &[("x", "<|e"), ("y", "nd|>")]).as_deref(),
+            Some("x")
+        );
+        assert_eq!(
+            refused("{{x}}{{x}}", &[("x", "end|><|")]).as_deref(),
+            Some("x")
+        );
+        assert_eq!(refused("<{{x}}>", &[("x", "|end|")]).as_deref(), Some("x"));
+        assert_eq!(refused("<|{{x}}end|>", &[("x", "")]).as_deref(), Some("x"));
+        assert_eq!(refused("aa{{x}}", &[("x", "a")]).as_deref(), Some("x"));
+        // The template's own are meant.
+        assert_eq!(refused("<|end|>{{x}}<|end|>", &[("x", "é")]), None);
+        assert_eq!(refused("é<{{x}}", &[("x", "|end")]), None);
+        let open = template("<|e{{x}}{{y}}").refusing(["<|end|>"]);
+        assert!(open.prefix([("x", "nd|>")]).is_err());
     }
 
     #[test]

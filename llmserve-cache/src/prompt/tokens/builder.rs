@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use llmserve_core::{NoopRecorder, Recorder, Tokenizer};
+use llmserve_core::{GuardedRecorder, NoopRecorder, Recorder, Tokenizer};
 
 use super::CachingTokenizer;
 use super::pieces::{OVERHEAD, Pieces};
@@ -71,7 +71,7 @@ impl CachingTokenizerBuilder {
             inner: self.inner,
             chunk: self.chunk,
             pieces: Pieces::new(self.max_bytes),
-            counters: Counters::new(&*self.recorder),
+            counters: Counters::new(&GuardedRecorder::new(self.recorder)),
         })
     }
 }
