@@ -333,14 +333,15 @@ impl KeepPrefix for Engine {
         }
         let key = shared.next_prefix.fetch_add(1, Ordering::Relaxed);
         let (guard, guarded) = Guarded::pair(key, shared);
-        let lane = usize::from(intake::is_long(&prefix.prompt));
         let asked = Asked {
             key,
             prefix,
             guarded,
         };
         // A send that fails drops the guarded side, which says why.
-        let _ = self.handle.intake[lane].send(Job::Keep(Box::new(asked)));
+        // It goes the way of long texts, whatever its length: nobody with a short prompt is to wait
+        // for what nobody has asked for yet.
+        let _ = self.handle.intake[1].send(Job::Keep(Box::new(asked)));
         guard
     }
 }

@@ -124,7 +124,8 @@ pub(super) struct Prefixes {
     /// Those that were never there as a whole.
     pending: BTreeSet<u64>,
     running: Option<Running>,
-    /// Pinned blocks cached when the first of the pending was last looked at.
+    /// Pinned blocks cached when those pending were last looked at; no such number when they are to
+    /// be looked at in any case.
     seen: usize,
     /// What may have evicted some: requests and resets so far.
     changes: u64,
@@ -204,6 +205,7 @@ impl Core {
         };
         self.prefixes.kept.insert(key, kept);
         self.prefixes.pending.insert(key);
+        self.prefixes.seen = usize::MAX;
         if pinned.cached >= pinned.blocks {
             self.prefix_ready(key, pinned.cached);
         }
@@ -281,10 +283,11 @@ impl Core {
         if std::mem::replace(&mut self.prefixes.seen, cached) == cached {
             return;
         }
-        while let Some(&key) = self.prefixes.pending.first() {
+        let pending: Vec<u64> = self.prefixes.pending.iter().copied().collect();
+        for key in pending {
             let cached = self.cached_of(key).unwrap_or(0);
             if cached < self.blocks_of(key) {
-                return;
+                continue;
             }
             if self.prefixes.running.as_ref().is_some_and(|r| r.key == key) {
                 self.stop_prefix();
@@ -388,6 +391,7 @@ impl Core {
     fn forget_prefix(&mut self, key: u64, end: End) -> Option<Kept> {
         let kept = self.prefixes.kept.remove(&key)?;
         self.prefixes.pending.remove(&key);
+        self.prefixes.seen = usize::MAX;
         if self.prefixes.running.as_ref().is_some_and(|r| r.key == key) {
             self.end_prefix(end);
         }

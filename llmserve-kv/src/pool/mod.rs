@@ -236,7 +236,8 @@ impl Pool {
         self.index.candidates(identity).next().is_some()
     }
 
-    /// A block with this very content: one that is held, if there is one, for it costs nothing.
+    /// A block with this very content: one that is held, if there is one, for it costs nothing; else
+    /// the one that is kept.
     pub(crate) fn find(
         &self,
         identity: BlockIdentity,
@@ -249,7 +250,9 @@ impl Pool {
                 if self.block(id).refs > 0 {
                     return Some(id);
                 }
-                idle = Some(id);
+                if idle.is_none() || self.block(id).is_kept() {
+                    idle = Some(id);
+                }
             }
         }
         idle
