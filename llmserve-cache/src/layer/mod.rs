@@ -189,7 +189,11 @@ impl Shared {
             return Some(Box::default());
         };
         let tags = guarded(|| tags(request)).ok()?;
-        Some(tags.iter().map(|tag| tag_number(tag)).collect())
+        let mut tags: Vec<u64> = tags.iter().map(|tag| tag_number(tag)).collect();
+        // They are a set: a host may take them from one that has no order.
+        tags.sort_unstable();
+        tags.dedup();
+        Some(tags.into())
     }
 
     /// What the store knows at once, now that no run of `key` can land unseen.

@@ -26,6 +26,14 @@ pub enum Lookup {
     Pending(LookingUp),
 }
 
+impl Lookup {
+    /// Nothing is found, but not because there is nothing: the store is out of reach. What takes time
+    /// may always be that, so nobody concludes from it that an answer is gone.
+    pub fn unknown() -> Self {
+        Self::Pending(Box::pin(std::future::ready(None)))
+    }
+}
+
 /// A lookup under way.
 pub type LookingUp = Pin<Box<dyn Future<Output = Option<Entry>> + Send>>;
 

@@ -70,9 +70,10 @@ impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
         match near.ask(|store| store.get(key)) {
             Some(Lookup::Ready(Some(entry))) => Lookup::Ready(Some(entry)),
             Some(Lookup::Ready(None)) | None => match self.far.get(key) {
-                Lookup::Ready(found) => Lookup::Ready(near.promote(found)),
+                Lookup::Ready(found) => Lookup::Ready(near.promote(key, found)),
                 Lookup::Pending(lookup) => {
-                    Lookup::Pending(Box::pin(async move { near.promote(lookup.await) }))
+                    let key = key.clone();
+                    Lookup::Pending(Box::pin(async move { near.promote(&key, lookup.await) }))
                 }
             },
             Some(Lookup::Pending(lookup)) => {
@@ -81,8 +82,8 @@ impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
                     match lookup.await {
                         Some(entry) => Some(entry),
                         None => match far.get(&key) {
-                            Lookup::Ready(found) => near.promote(found),
-                            Lookup::Pending(lookup) => near.promote(lookup.await),
+                            Lookup::Ready(found) => near.promote(&key, found),
+                            Lookup::Pending(lookup) => near.promote(&key, lookup.await),
                         },
                     }
                 }))
@@ -155,12 +156,17 @@ impl<N: Store> Near<N> {
         });
     }
 
-    /// Keeps near what was found far.
-    fn promote(&self, found: Option<Entry>) -> Option<Entry> {
-        if let Some(entry) = &found {
-            self.keep(entry);
+    /// Keeps near what was found far, unless something has come there meanwhile: that is newer, and
+    /// may be what makes the other forgotten.
+    fn promote(&self, key: &Arc<Key>, found: Option<Entry>) -> Option<Entry> {
+        let entry = found?;
+        match self.ask(|store| store.get(key)) {
+            Some(Lookup::Ready(Some(newer))) => Some(newer),
+            _ => {
+                self.keep(&entry);
+                Some(entry)
+            }
         }
-        found
     }
 }
 

@@ -19,6 +19,8 @@ const BATCH: usize = 16;
 /// Entries that evidence is kept of. One more, and another's is forgotten, which only means that
 /// it is checked anew.
 const MOST_EVIDENCE: usize = 4_096;
+/// Bytes of an answer that is compared with another: reading two takes their product.
+const LONGEST_ANSWER: usize = 16 << 10;
 
 /// A question near enough, with nothing that tells it apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -214,6 +216,9 @@ impl Worker {
         }
         if one.trim().is_empty() || other.trim().is_empty() {
             return Some(false);
+        }
+        if one.len().max(other.len()) > LONGEST_ANSWER {
+            return None;
         }
         let vectors = self.index.embedder().embed(&[one, other]).ok()?;
         let [one_vector, other_vector] = &vectors[..] else {

@@ -64,9 +64,8 @@ impl SemanticIndexBuilder {
     }
 
     /// From how many vectors on a namespace is searched without reading all of them: one bit a
-    /// dimension tells which may be among the nearest. Several times as fast; a few in a thousand of
-    /// the nearest are missed, and in vectors without structure, where none is near, one or two in a
-    /// hundred. What is found has the same similarity. Takes `dimensions / 8 + 4` bytes a vector, from
+    /// dimension tells which may be among the nearest. Several times as fast where vectors lie in
+    /// clusters; a few in a thousand of the nearest are missed. What is found has the same similarity. Takes `dimensions / 8 + 4` bytes a vector, from
     /// half that many on. `usize::MAX` always reads all. Default: 10,000.
     pub fn approximate_from(mut self, vectors: usize) -> Self {
         self.approximate_from = vectors;

@@ -23,6 +23,10 @@ const MAGIC: [u8; 8] = *b"lsepoch1";
 
 const BLOCKS: &str = "blocks-";
 
+/// How often, and how far apart, a lock that is held is asked for again.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// How foyer names a block's file, before its number.
 const BLOCK_FILE: &str = "foyer-storage-direct-fs-";
 
@@ -46,7 +50,7 @@ impl Folder {
             .write(true)
             .open(path.join("lock"))
             .map_err(failed)?;
-        match lock.try_lock() {
+        match acquired(&lock) {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
                 _lock: lock,
@@ -200,4 +204,19 @@ fn parse(bytes: &[u8]) -> Option<HashMap<u64, u64>> {
         })
         .collect();
     (rest.is_empty() && known.contains_key(&ALL)).then_some(known)
+}
+
+/// The lock, if it is free now or in a moment: a process that this one has just begun holds all its
+/// files for as long as it takes to become another program.
+fn acquired(lock: &File) -> Result<(), TryLockError> {
+    let mut tries = 0;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }

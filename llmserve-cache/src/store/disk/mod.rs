@@ -145,13 +145,14 @@ impl Store for DiskStore {
         let engine = self.shared.engine.read().clone();
         let Some(engine) = engine else {
             self.shared.count_failure();
-            return Lookup::Ready(None);
+            return Lookup::unknown();
         };
         // Its index is in memory, so most misses take no time. One whose write has failed may panic.
         let there = guarded(|| engine.blobs.storage().may_contains(&key.hash128()));
         if there != Ok(true) {
             if there.is_err() {
                 self.shared.count_failure();
+                return Lookup::unknown();
             }
             return Lookup::Ready(None);
         }

@@ -197,9 +197,10 @@ impl Sync {
         };
         let told = |scope| self.pending.scopes.lock().contains_key(&scope);
         if seen.went_back(revision, &hash, told) {
-            seen.start_over(revision);
             let fresh = [(ALL, self.epochs.draw())];
-            self.change(connection, seen, &fresh).await?;
+            // Not before it is all made old: until then whoever looks must find that it went back.
+            let revision = self.change(connection, seen, &fresh).await?;
+            seen.start_over(revision);
             return Ok(false);
         }
         seen.read(revision, &hash);
@@ -214,7 +215,7 @@ impl Sync {
         connection: &mut Connection,
         seen: &mut Seen,
         fields: &[(u64, u64)],
-    ) -> RedisResult<()> {
+    ) -> RedisResult<u64> {
         for (scope, epoch) in fields {
             seen.tell(*scope, *epoch);
         }
@@ -227,7 +228,7 @@ impl Sync {
             .query_async(connection)
             .await?;
         seen.arrived(revision);
-        Ok(())
+        Ok(revision)
     }
 
     /// By how much a change moves the revision: by as much as no other does, so that a hash which

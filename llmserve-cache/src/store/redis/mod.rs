@@ -194,11 +194,11 @@ impl Store for RedisStore {
         let live = shared.link(key).live();
         let Some(live) = live.filter(|_| !shared.breaker.is_open(now)) else {
             shared.count_failure();
-            return Lookup::Ready(None);
+            return Lookup::unknown();
         };
         if !shared.sync.is_fresh(now) {
             shared.count_failure();
-            return Lookup::Ready(None);
+            return Lookup::unknown();
         }
         let (shared, key) = (shared.clone(), key.clone());
         Lookup::Pending(Box::pin(async move {
