@@ -505,6 +505,48 @@ fn a_slow_far_store_is_waited_for_and_kept_near() {
 }
 
 #[test]
+fn a_lookup_under_way_does_not_bring_back_what_is_forgotten() {
+    let near = Arc::new(MemoryStore::default());
+    let far = Arc::new(Slow::default());
+    let inner = Scripted::always(says("a"));
+    let cached = CacheLayer::builder(inner.clone())
+        .store(Tiered::new(near.clone(), far.clone()))
+        .build()
+        .unwrap();
+    far.open();
+    cached.generate(Request::text("")).wait().unwrap();
+    near.remove(&far.kept.lock()[0].key);
+    far.gate.lock().open = false;
+    let mut late = cached.generate(Request::text(""));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut late).poll_next(&mut cx).is_pending());
+    cached.forget(&Request::text(""));
+    far.open();
+    late.wait().unwrap();
+    assert_eq!(inner.calls(), 2, "what it found is not given out");
+}
+
+#[test]
+fn tags_are_a_set() {
+    let inner = Scripted::always(says("a"));
+    let turn = AtomicUsize::new(0);
+    let cached = CacheLayer::builder(inner.clone())
+        .tags(move |_| match turn.fetch_add(1, Ordering::Relaxed) % 2 {
+            0 => vec!["a".to_owned(), "b".to_owned()],
+            _ => vec!["b".to_owned(), "a".to_owned(), "b".to_owned()],
+        })
+        .build()
+        .unwrap();
+    for _ in 0..4 {
+        cached.generate(Request::text("")).wait().unwrap();
+    }
+    assert_eq!(inner.calls(), 1);
+    cached.invalidate(&Scope::tag("a"));
+    cached.generate(Request::text("")).wait().unwrap();
+    assert_eq!(inner.calls(), 2);
+}
+
+#[test]
 fn keys_that_share_a_hash_share_nothing_else() {
     let store = MemoryStore::default();
     let keys = [1, 2].map(|id| {
