@@ -42,7 +42,7 @@ impl Threshold {
 
     /// Below this hardly a pair is won, as reading decides; above it, hits are lost.
     const SENTENCES: Self = Self {
-        texts: 0.8,
+        texts: 0.75,
         words: 0.7,
         gain: Some(0.35),
     };
