@@ -23,7 +23,7 @@ use crate::contract::model::{Model, ModelError, StepLimits};
 use crate::contract::proposer::{ProposerLimits, Speculation};
 use crate::contract::scheduler::Scheduler;
 use crate::contract::tokenizer::Tokenizer;
-use crate::metrics::{NoopRecorder, Recorder};
+use crate::metrics::{GuardedRecorder, NoopRecorder, Recorder};
 use crate::sync::Ordering;
 
 /// Requests that may be on their way to the engine thread, unless said otherwise.
@@ -145,9 +145,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Where metrics go; nowhere by default.
+    /// Where metrics go; nowhere by default. One that panics is not heard, and stops nothing.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
-        self.recorder = recorder;
+        self.recorder = Arc::new(GuardedRecorder::new(recorder));
         self
     }
 

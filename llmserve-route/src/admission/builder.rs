@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmserve_core::{Generate, NoopRecorder, Recorder, Request};
+use llmserve_core::{Generate, GuardedRecorder, NoopRecorder, Recorder, Request};
 use parking_lot::Mutex;
 
 use super::class::Class;
@@ -115,7 +115,7 @@ impl AdmissionBuilder {
     /// counters `llmserve_route_admission_refused_total{class}` and `_gave_up_total{class}` go.
     /// Default: nowhere.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
-        self.recorder = recorder;
+        self.recorder = Arc::new(GuardedRecorder::new(recorder));
         self
     }
 

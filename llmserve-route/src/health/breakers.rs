@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmserve_core::{Error, Gauge, NoopRecorder, Recorder, Time};
+use llmserve_core::{Error, Gauge, GuardedRecorder, NoopRecorder, Recorder, Time};
 use parking_lot::Mutex;
 
 use super::breaker::{Breaker, BreakerState, Leave};
@@ -89,7 +89,7 @@ impl Breakers {
         config.check()?;
         let shared = Shared {
             config,
-            recorder,
+            recorder: Arc::new(GuardedRecorder::new(recorder)),
             state: Mutex::default(),
         };
         Ok(Self {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use llmserve_core::{Clock, Counter, Error, NoopRecorder, Recorder, SystemClock, Time};
+use llmserve_core::{
+    Clock, Counter, Error, GuardedRecorder, NoopRecorder, Recorder, SystemClock, Time,
+};
 use parking_lot::Mutex;
 
 use super::bucket::{Bucket, Mark};
@@ -395,7 +397,7 @@ impl LimiterBuilder {
     /// Counts refusals in `llmserve_route_limited_total{by}`, `by` being `requests`, `tokens`,
     /// `concurrent` or `keys`. Default: nowhere.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
-        self.recorder = recorder;
+        self.recorder = Arc::new(GuardedRecorder::new(recorder));
         self
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmserve_core::{NoopRecorder, Recorder, Time};
+use llmserve_core::{GuardedRecorder, NoopRecorder, Recorder, Time};
 use parking_lot::Mutex;
 
 use super::error::ScaleConfigError;
@@ -230,7 +230,7 @@ impl AutoscalerBuilder {
 
     /// Where gauges go, with this value of the label `service`. Default: nowhere.
     pub fn recorder(mut self, recorder: Arc<dyn Recorder>, service: impl Into<String>) -> Self {
-        self.recorder = recorder;
+        self.recorder = Arc::new(GuardedRecorder::new(recorder));
         self.service = service.into();
         self
     }

@@ -384,3 +384,67 @@ fn parts_that_panic_where_all_requests_meet_end_every_stream_with_a_word() {
     engine.drain();
     assert!(engine.generate(Request::text("a")).wait().is_err());
 }
+
+#[test]
+fn a_recorder_that_panics_is_not_heard_and_stops_nothing() {
+    use llmserve::{Counter, Gauge, Histogram, Recorder};
+
+    /// Makes its instruments, unless it is broken itself.
+    struct Broken(bool);
+    struct Instrument;
+    impl Counter for Instrument {
+        fn add(&self, _: u64) {
+            panic!("on purpose")
+        }
+    }
+    impl Gauge for Instrument {
+        fn set(&self, _: f64) {
+            panic!("on purpose")
+        }
+    }
+    impl Histogram for Instrument {
+        fn record(&self, _: f64) {
+            panic!("on purpose")
+        }
+    }
+    impl Broken {
+        fn instrument(&self) -> Arc<Instrument> {
+            assert!(!self.0, "on purpose");
+            Arc::new(Instrument)
+        }
+    }
+    impl Recorder for Broken {
+        fn counter(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Counter> {
+            self.instrument()
+        }
+        fn gauge(&self, _: &'static str, _: &'static str, _: &[(&str, &str)]) -> Arc<dyn Gauge> {
+            self.instrument()
+        }
+        fn histogram(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &'static [f64],
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Histogram> {
+            self.instrument()
+        }
+    }
+
+    for broken in [false, true] {
+        let engine = builder(PageModel::greedy(cycle), Sizes::default())
+            .recorder(Arc::new(Broken(broken)))
+            .build()
+            .unwrap();
+        for _ in 0..3 {
+            let answer = engine.generate(Request::text("a").max_tokens(9)).wait();
+            assert_eq!(answer.unwrap().ids().len(), 9);
+        }
+        drained(&engine);
+    }
+}
