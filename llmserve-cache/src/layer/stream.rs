@@ -48,6 +48,8 @@ enum State {
         answer: Answer,
         cursor: Cursor,
         timings: Timings,
+        /// As of [`Listening`].
+        owed: Vec<Event>,
     },
     Listening(Listening),
     Failed(Error),
@@ -93,24 +95,17 @@ impl Cached {
     }
 
     /// Tells an answer that is there, but for what was passed on already.
-    fn replay(&mut self, found: Found, mut owed: Vec<Event>) {
+    fn replay(&mut self, found: Found, owed: Vec<Event>) {
         let shared = &self.shared;
         if self.trace.source().is_none() {
             shared.tell(&self.trace, &self.id, found.source);
-        }
-        let mut cursor = Cursor::default();
-        while !owed.is_empty() {
-            let next = found.answer.read(&mut cursor);
-            if !next.is_some_and(|event| repeats(&mut owed, &event) == Repeat::Said) {
-                self.state = State::Failed(not_repeated());
-                return;
-            }
         }
         shared.counters.saved(found.answer.cost());
         let after = shared.clock.now().saturating_sub(self.called);
         self.state = State::Replaying {
             answer: found.answer,
-            cursor,
+            cursor: Cursor::default(),
+            owed,
             timings: Timings {
                 queue: after,
                 time_to_first_token: after,
@@ -228,14 +223,28 @@ impl Stream for Cached {
                     answer,
                     cursor,
                     timings,
+                    owed,
                 } => {
-                    let mut event = answer.read(cursor);
-                    match &mut event {
-                        Some(Event::Finished(finished)) => finished.timings = *timings,
-                        Some(_) => {}
-                        None => this.state = State::Ended,
+                    let Some(mut event) = answer.read(cursor) else {
+                        // An answer shorter than what was said of it is not that answer.
+                        this.state = match owed.is_empty() {
+                            true => State::Ended,
+                            false => State::Failed(not_repeated()),
+                        };
+                        continue;
+                    };
+                    match repeats(owed, &event) {
+                        Repeat::Said => continue,
+                        Repeat::New => {}
+                        Repeat::Other => {
+                            this.state = State::Failed(not_repeated());
+                            continue;
+                        }
                     }
-                    return Poll::Ready(event.map(Ok));
+                    if let Event::Finished(finished) = &mut event {
+                        finished.timings = *timings;
+                    }
+                    return Poll::Ready(Some(Ok(event)));
                 }
                 State::Listening(listening) => listening,
                 State::Failed(_) | State::Ended => {

@@ -166,6 +166,56 @@ fn choices_may_take_turns_in_another_order_the_second_time() {
 }
 
 #[test]
+fn an_answer_found_meanwhile_may_have_had_its_choices_take_other_turns() {
+    let (inner, cached, _) = setup();
+    let mut hurried = Request::text("").n(2);
+    hurried.deadline = Some(Duration::from_secs(1));
+    let mut starter = Reader::new(cached.generate(hurried));
+    let mut slow = Reader::new(cached.generate(Request::text("").n(2)));
+    inner
+        .run(0)
+        .give([started(), token(0, "a"), token(0, "c"), token(1, "b")]);
+    assert_eq!(slow.drain().len(), 4);
+    inner.run(0).give([
+        finished(0, FinishReason::Deadline),
+        finished(1, FinishReason::Deadline),
+    ]);
+    inner.run(0).end();
+    assert_eq!(starter.drain().len(), 6);
+    // Somebody else has had it answered in full.
+    let other = cached.generate(Request::text("").n(2));
+    inner.run(1).give([
+        started(),
+        token(1, "b"),
+        token(1, "d"),
+        finished(1, FinishReason::Eos(2)),
+        token(0, "a"),
+        token(0, "c"),
+        token(0, "e"),
+        finished(0, FinishReason::Eos(2)),
+    ]);
+    inner.run(1).end();
+    assert_eq!(other.into_iter().count(), 8);
+    let rest = slow.drain();
+    let said: Vec<_> = rest.iter().map(|event| event.text()).collect();
+    assert_eq!(said, ["d", "held back", "e", "held back"], "{rest:?}");
+
+    // What ends before all that was said of it is another answer.
+    let (inner, cached, _) = setup();
+    let mut slow = cut_off(&inner, &cached, Request::text(""));
+    let other = cached.generate(Request::text(""));
+    inner
+        .run(1)
+        .give([started(), finished(0, FinishReason::Eos(2))]);
+    inner.run(1).end();
+    assert_eq!(other.into_iter().count(), 2);
+    assert!(matches!(
+        slow.poll(),
+        Poll::Ready(Some(Err(Error::Panicked { .. })))
+    ));
+}
+
+#[test]
 fn what_says_something_else_each_time_is_not_begun_again() {
     let inner = Arc::new(Stepped::default());
     let policy = crate::Policy::default().sampled(true);
