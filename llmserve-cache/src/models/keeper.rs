@@ -174,7 +174,7 @@ impl Shared {
 
     /// The keeper's life.
     pub(super) fn keep(self: &Arc<Self>) {
-        let mut told = Counts::default();
+        let mut told = (Counts::default(), 0, 0);
         let mut state = self.state.lock();
         loop {
             let now = self.clock.now();
@@ -186,11 +186,17 @@ impl Shared {
                 }),
                 None => {
                     let (counts, waiting) = state.counts();
-                    let bytes = state.used();
-                    let due = state.due(now);
-                    self.instruments.tell(told, counts, bytes, waiting);
-                    told = counts;
-                    match due {
+                    let seen = (counts, waiting, state.used());
+                    if seen != told {
+                        let before = std::mem::replace(&mut told, seen).0;
+                        // A recorder may ask the cache something. What changes meanwhile is seen
+                        // by going round once more.
+                        MutexGuard::unlocked(&mut state, || {
+                            self.instruments.tell(before, counts, seen.2, waiting);
+                        });
+                        continue;
+                    }
+                    match state.due(now) {
                         None => self.changed.wait(&mut state),
                         Some(at) => {
                             let nap = at.saturating_sub(now).max(LEAST_NAP);
@@ -202,7 +208,7 @@ impl Shared {
         }
         let (counts, waiting) = state.counts();
         drop(state);
-        self.instruments.tell(told, counts, 0, waiting);
+        self.instruments.tell(told.0, counts, 0, waiting);
         *self.ended.lock() = true;
         self.has_ended.notify_all();
     }

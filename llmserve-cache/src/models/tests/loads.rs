@@ -1,6 +1,8 @@
 //! One load for all who ask, and what becomes of loads that fail.
 
-use llmserve_core::{ManualClock, MemoryRecorder};
+use std::sync::OnceLock;
+
+use llmserve_core::{Counter, Gauge, Histogram, ManualClock, MemoryRecorder, Recorder};
 
 use super::*;
 use crate::models::ModelCacheError;
@@ -47,6 +49,77 @@ fn all_who_ask_while_it_loads_share_one_load() {
         recorder.value("llmserve_model_cache_load_seconds"),
         Some(1.0)
     );
+}
+
+#[test]
+fn a_recorder_may_ask_the_cache() {
+    /// Every observation asks for the cache's own figures.
+    #[derive(Clone, Default)]
+    struct Curious(Arc<OnceLock<ModelCache>>, Arc<Mutex<usize>>);
+    impl Curious {
+        fn look(&self) {
+            if let Some(models) = self.0.get() {
+                *self.1.lock() += models.stats().models.len();
+            }
+        }
+    }
+    impl Counter for Curious {
+        fn add(&self, _: u64) {
+            self.look();
+        }
+    }
+    impl Gauge for Curious {
+        fn set(&self, _: f64) {
+            self.look();
+        }
+    }
+    impl Histogram for Curious {
+        fn record(&self, _: f64) {
+            self.look();
+        }
+    }
+    impl Recorder for Curious {
+        fn counter(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Counter> {
+            Arc::new(self.clone())
+        }
+        fn gauge(&self, _: &'static str, _: &'static str, _: &[(&str, &str)]) -> Arc<dyn Gauge> {
+            Arc::new(self.clone())
+        }
+        fn histogram(
+            &self,
+            _: &'static str,
+            _: &'static str,
+            _: &'static [f64],
+            _: &[(&str, &str)],
+        ) -> Arc<dyn Histogram> {
+            Arc::new(self.clone())
+        }
+    }
+
+    let scene = scene(&[("a", 1), ("b", 1)]);
+    let recorder = Curious::default();
+    let builder = ModelCache::builder(Scripts(scene.clone()), 1);
+    let models = builder
+        .recorder(Arc::new(recorder.clone()))
+        .build()
+        .unwrap();
+    assert!(recorder.0.set(models.clone()).is_ok());
+    let (over, end) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for name in ["a", "b", "a", "a"] {
+            answers(&models, name);
+        }
+        models.shutdown();
+        over.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(60))
+        .expect("nobody waits for themselves");
+    assert!(*recorder.1.lock() > 0);
 }
 
 #[test]
