@@ -1,11 +1,13 @@
 //! A near store before a far one.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use llmserve_core::error::guarded;
 
-use super::{Lookup, Store, StoreStats};
+use super::{LookingUp, Lookup, Store, StoreStats};
 use crate::entry::Entry;
 use crate::epoch::Epochs;
 use crate::key::Key;
@@ -79,7 +81,7 @@ impl<N: Store + 'static, F: Store + 'static> Store for Tiered<N, F> {
             Some(Lookup::Pending(lookup)) => {
                 let (far, key) = (self.far.clone(), key.clone());
                 Lookup::Pending(Box::pin(async move {
-                    match lookup.await {
+                    match near.wait(lookup).await {
                         Some(entry) => Some(entry),
                         None => match far.get(&key) {
                             Lookup::Ready(found) => near.promote(&key, found),
@@ -146,6 +148,15 @@ impl<N: Store> Near<N> {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         asked
+    }
+
+    /// What a lookup finds that takes time.
+    async fn wait(&self, mut lookup: LookingUp) -> Option<Entry> {
+        poll_fn(move |cx| {
+            let polled = self.ask(|_| lookup.as_mut().poll(cx));
+            polled.unwrap_or(Poll::Ready(None))
+        })
+        .await
     }
 
     fn keep(&self, entry: &Entry) {

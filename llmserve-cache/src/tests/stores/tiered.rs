@@ -79,12 +79,12 @@ fn a_lookup_under_way_does_not_bring_back_what_is_forgotten() {
 
 #[test]
 fn a_near_store_that_panics_loses_nothing_that_is_far() {
-    for part in 0..3 {
+    for part in 0..4 {
         let near = Broken {
             get: part == 0,
             put: part == 1,
             size: part == 2,
-            later: false,
+            later: part == 3,
         };
         let far = Arc::new(MemoryStore::default());
         let inner = Scripted::always(says("a"));
