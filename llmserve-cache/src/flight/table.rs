@@ -39,8 +39,10 @@ impl Terms {
     }
 }
 
-/// The runs under way.
-pub(crate) struct Flights<W: Work>(Mutex<HashMap<Arc<Key>, Arc<Flight<W>>>>);
+/// The runs under way. One a key, as a rule: more where somebody's terms allowed none of those there.
+pub(crate) struct Flights<W: Work>(Mutex<Runs<W>>);
+
+type Runs<W> = HashMap<Arc<Key>, Vec<Arc<Flight<W>>>>;
 
 /// How a request comes to its answer.
 pub(crate) enum Boarded<W: Work> {
@@ -65,54 +67,60 @@ impl<W: Work> Flights<W> {
         start: impl FnOnce() -> Seat<W>,
     ) -> Boarded<W> {
         let mut flights = self.0.lock();
-        match flights.entry(key.clone()) {
-            Entry::Occupied(mut there) => {
-                let run = there.get();
-                if run.terms.stamp == terms.stamp {
-                    if !terms.allow(&run.terms) {
-                        // A run of one's own, with nobody else in it.
-                        drop(flights);
-                        return Boarded::Started(start());
-                    }
-                    if let Some(seat) = run.join() {
-                        return Boarded::Joined(seat);
-                    }
-                }
-                // It is over, or old by now: whoever comes next has no use for it.
+        let runs = flights.entry(key.clone()).or_default();
+        let mut seat = None;
+        // What nobody joins any more, as it is over or of old, goes. A host's own code may run when
+        // it is dropped, so not here.
+        let of_no_use = |run: &mut Arc<Flight<W>>| {
+            if run.terms.stamp != terms.stamp {
+                return true;
+            }
+            if seat.is_some() || !terms.allow(&run.terms) {
+                return false;
+            }
+            seat = run.join();
+            seat.is_none()
+        };
+        let dropped: Vec<_> = runs.extract_if(.., of_no_use).collect();
+        let boarded = match seat {
+            Some(seat) => Boarded::Joined(seat),
+            None => {
                 let seat = start();
-                there.insert(seat.flight().clone());
+                runs.push(seat.flight().clone());
                 Boarded::Started(seat)
             }
-            Entry::Vacant(free) => {
-                let seat = start();
-                free.insert(seat.flight().clone());
-                Boarded::Started(seat)
-            }
-        }
+        };
+        drop(flights);
+        drop(dropped);
+        boarded
     }
 
-    /// Forgets the run of `key` if it is over.
+    /// Forgets the runs of `key` that are over.
     pub(crate) fn sweep(&self, key: &Arc<Key>) {
         let mut flights = self.0.lock();
-        if let Entry::Occupied(there) = flights.entry(key.clone())
-            && there.get().is_over()
-        {
-            let removed = there.remove();
+        if let Entry::Occupied(mut there) = flights.entry(key.clone()) {
+            let over: Vec<_> = there
+                .get_mut()
+                .extract_if(.., |run| run.is_over())
+                .collect();
+            if there.get().is_empty() {
+                there.remove();
+            }
             drop(flights);
-            drop(removed);
+            drop(over);
         }
     }
 
-    /// Has nobody join the run of `key` any more, and its answer not be kept.
+    /// Has nobody join the runs of `key` any more, and their answers not be kept.
     pub(crate) fn disown(&self, key: &Key) {
-        let run = self.0.lock().remove(key);
-        if let Some(run) = run {
+        let runs = self.0.lock().remove(key);
+        for run in runs.into_iter().flatten() {
             run.disown();
         }
     }
 
     /// Runs under way that can be joined.
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().values().map(Vec::len).sum()
     }
 }

@@ -372,7 +372,7 @@ fn nobody_listens_to_a_run_on_worse_terms_than_their_own() {
         let first = cached.generate(run);
         let (second, trace) = cached.generate_traced(mine);
         assert_eq!(inner.calls(), 2 - usize::from(joins));
-        // One's own run is not for others: the next listens to the first again.
+        // The next may listen to either.
         let _third = cached.generate(with(None, 9));
         assert_eq!(inner.calls(), 2 - usize::from(joins));
         drop(first);
@@ -382,6 +382,41 @@ fn nobody_listens_to_a_run_on_worse_terms_than_their_own() {
         assert_eq!(second.drain().len(), 1);
         assert_eq!(trace.source() == Some(Source::Joined), joins);
     }
+}
+
+#[test]
+fn a_burst_that_is_in_a_hurry_shares_a_run_beside_the_one_that_is_not() {
+    let (inner, cached, clock) = setup();
+    let patient = cached.generate(Request::text(""));
+    let hurried = |priority: i32| {
+        let mut request = Request::text("").priority(priority);
+        request.deadline = Some(Duration::from_secs(5));
+        request
+    };
+    let mut burst: Vec<_> = (0..50)
+        .map(|_| {
+            clock.advance(Duration::from_millis(1));
+            Reader::new(cached.generate(hurried(0)))
+        })
+        .collect();
+    assert_eq!(inner.calls(), 2);
+    assert_eq!(cached.stats().running, 2);
+    // Who is in no hurry stays with the run that nothing ends early.
+    let mut other = Reader::new(cached.generate(Request::text("")));
+    inner.run(0).give([started()]);
+    assert_eq!(other.drain().len(), 1);
+    inner
+        .run(1)
+        .give([started(), token(0, "a"), finished(0, FinishReason::Eos(2))]);
+    inner.run(1).end();
+    for reader in &mut burst {
+        assert_eq!(reader.drain().len(), 3);
+    }
+    drop((patient, other));
+    assert!(inner.run(0).is_dropped());
+    assert_eq!((inner.calls(), cached.stats().running), (2, 0));
+    assert_eq!(cached.generate(Request::text("")).into_iter().count(), 3);
+    assert_eq!(inner.calls(), 2, "what the burst was told is kept");
 }
 
 #[test]
