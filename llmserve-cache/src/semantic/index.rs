@@ -23,8 +23,8 @@ pub use builder::SemanticIndexBuilder;
 use super::error::IndexError;
 use super::nearest::{Nearest, Verdict};
 use super::quantised::{Quantised, Query, unit};
-use super::threshold::Threshold;
-use super::veto::{Veto, compare, focus};
+use super::threshold::{HOLDS_TOGETHER, Threshold};
+use super::veto::{Reading, Veto, compare, focus};
 use state::State;
 
 /// Texts by meaning, in namespaces, bounded in bytes.
@@ -142,12 +142,15 @@ impl SemanticIndex {
             .nearest(namespace, &query, self.candidates);
         let mut nearest = None;
         for found in near {
-            let verdict = if found.similarity < self.threshold.texts {
+            let is_near = found.similarity >= self.threshold.texts;
+            let too_far = found.similarity < self.threshold.least();
+            let verdict = if too_far {
                 Verdict::Far
             } else {
-                match self.tell_apart(text, &found.text)? {
-                    Some(veto) => Verdict::Vetoed(veto),
+                match self.weigh(text, &found.text, is_near)? {
                     None => Verdict::Hit,
+                    Some(veto) if is_near => Verdict::Vetoed(veto),
+                    Some(_) => Verdict::Far,
                 }
             };
             let found = Nearest {
@@ -161,7 +164,7 @@ impl SemanticIndex {
                 return Ok(Some(found));
             }
             nearest.get_or_insert(found);
-            if verdict == Verdict::Far {
+            if too_far {
                 break;
             }
         }
@@ -191,6 +194,11 @@ impl SemanticIndex {
     /// # Errors
     /// The embedder's own.
     pub fn tell_apart(&self, a: &str, b: &str) -> Result<Option<Veto>, IndexError> {
+        self.weigh(a, b, true)
+    }
+
+    /// What tells two texts apart, of which it is known whether they are near.
+    fn weigh(&self, a: &str, b: &str, is_near: bool) -> Result<Option<Veto>, IndexError> {
         let focus = focus(a, b);
         let wording = match compare(&focus) {
             Ok(wording) => wording,
@@ -204,14 +212,23 @@ impl SemanticIndex {
             }
         }
         let [own_a, own_b] = &wording.own;
-        let veto = match wording.reading {
-            Some(veto) => veto,
-            None if own_a.is_empty() || own_b.is_empty() => return Ok(None),
-            None if self.cosine(own_a, own_b)? >= self.threshold.words => return Ok(None),
-            None => Veto::Wording,
+        let one_sided = own_a.is_empty() || own_b.is_empty();
+        let reading = match wording.reading {
+            Some(reading) => reading,
+            None if is_near && one_sided => return Ok(None),
+            None if is_near && self.cosine(own_a, own_b)? >= self.threshold.words => {
+                return Ok(None);
+            }
+            None => Reading::Unknown(Veto::Wording),
         };
-        let Some(most) = self.threshold.gain else {
-            return Ok(Some(veto));
+        let veto = reading.veto();
+        let most = match (self.threshold.gain, reading) {
+            (Some(most), Reading::Unknown(_)) if is_near => most,
+            // Words that one text alone has hold nothing together.
+            (Some(_), _) if one_sided => return Ok(Some(veto)),
+            (Some(_), Reading::Unlikely(_)) if is_near => 0.0,
+            (Some(_), _) => HOLDS_TOGETHER,
+            (None, _) => return Ok(Some(veto)),
         };
         let [rest_a, rest_b] = &wording.rest;
         let distance = 1.0 - self.cosine(focus.a, focus.b)?;

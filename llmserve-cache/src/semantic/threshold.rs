@@ -1,10 +1,16 @@
 //! How near is near enough, by embedder.
 
+/// How far below [`Threshold::texts`] two texts may be.
+const LEEWAY: f32 = 0.1;
+/// The most of the distance that may go with their own words there: half as much must come.
+pub(super) const HOLDS_TOGETHER: f32 = -0.5;
+
 /// What is near, for one embedder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Threshold {
     /// The least cosine of two texts that share an answer, and of the sentences in which they
-    /// differ.
+    /// differ. With `gain`, two texts up to 0.1 below share one too where their words of their own
+    /// hold them together: without those they are half again as far from each other.
     pub texts: f32,
     /// The least cosine of the words that each text has and the other has not: "wear" and "dress".
     pub words: f32,
@@ -37,6 +43,14 @@ impl Threshold {
             Self::SENTENCES
         } else {
             Self::UNKNOWN
+        }
+    }
+
+    /// The least cosine of two texts that are looked at.
+    pub(super) fn least(&self) -> f32 {
+        match self.gain {
+            Some(_) => self.texts - LEEWAY,
+            None => self.texts,
         }
     }
 

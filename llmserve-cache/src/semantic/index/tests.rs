@@ -4,6 +4,7 @@ use std::thread;
 use llmserve_core::Error;
 
 use super::*;
+use crate::semantic::veto::veto;
 
 /// Letters, and pairs of them: enough to be near where texts are alike.
 struct Letters;
@@ -302,4 +303,93 @@ fn many_at_once() {
         stats.entries
     );
     assert_eq!(index.stats().bytes, 0);
+}
+
+/// Texts at angles that the test gives them.
+struct Angles(HashMap<String, f32>);
+
+impl Embedder for Angles {
+    fn dimensions(&self) -> usize {
+        2
+    }
+
+    fn identity(&self) -> &str {
+        "angles"
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
+        let at = |text: &&str| {
+            let angle = self.0.get(*text).unwrap_or_else(|| panic!("no {text:?}"));
+            vec![angle.cos(), angle.sin()]
+        };
+        Ok(texts.iter().map(at).collect())
+    }
+}
+
+/// What an index with [`Threshold::gain`] makes of two texts at an angle, with the words of their
+/// own at another and what is left without them at a third.
+fn weighed(a: &str, b: &str, whole: f32, own: f32, rest: f32) -> Option<Veto> {
+    weighed_at(a, b, whole, own, rest).veto()
+}
+
+fn weighed_at(a: &str, b: &str, whole: f32, own: f32, rest: f32) -> Nearest {
+    let wording = compare(&focus(a, b)).expect("left to the embedder");
+    let mut angles = HashMap::new();
+    for ([one, other], angle) in [(&wording.rest, rest), (&wording.own, own)] {
+        angles.insert(one.clone(), 0.0);
+        angles.insert(other.clone(), angle);
+    }
+    angles.insert(a.to_owned(), 0.0);
+    angles.insert(b.to_owned(), whole);
+    let embedder = Arc::new(Angles(angles));
+    let vectors = embedder.embed(&[a, b]).expect("all are there");
+    let threshold = Threshold {
+        texts: 0.75,
+        words: 0.7,
+        gain: Some(0.35),
+    };
+    let index = SemanticIndex::builder(embedder).threshold(threshold);
+    let index = index.build().expect("sound limits");
+    index.insert(1, a, &vectors[0], 1).expect("sound vector");
+    let found = index.lookup(1, b, &vectors[1]).expect("sound vector");
+    found.expect("it is stored")
+}
+
+#[test]
+fn what_reading_cannot_tell_is_weighed_by_what_goes_with_the_words() {
+    let (a, b) = (
+        "How long do tortoises live?",
+        "The usual lifespan of a tortoise?",
+    );
+    let reading = |a, b| compare(&focus(a, b)).expect("left to the embedder").reading;
+    // Words of their own that are near need no second look.
+    let own = reading(a, b);
+    assert!(!matches!(own, Some(Reading::Unlikely(_))), "{own:?}");
+    for (rest, veto) in [(0.5, None), (0.45, None), (0.1, Some(()))] {
+        let found = weighed(a, b, 0.5, 1.5, rest);
+        assert_eq!(found.map(|_| ()), veto, "{rest}: {found:?}");
+    }
+    // A name that one has: only where the texts are no nearer without their own words.
+    let (a, b) = (
+        "Why does snow melt in spring?",
+        "What reason has snow in Oslo to vanish in spring?",
+    );
+    assert_eq!(reading(a, b), Some(Reading::Unlikely(Veto::Name)));
+    for (rest, veto) in [(0.6, None), (0.45, Some(Veto::Name))] {
+        assert_eq!(weighed(a, b, 0.5, 0.1, rest), veto, "{rest}");
+    }
+    // Farther apart, their own words must hold them together.
+    let (a, b) = (
+        "How long do tortoises live?",
+        "The usual lifespan of a tortoise?",
+    );
+    for (rest, veto) in [(1.0, Some(None)), (0.85, None)] {
+        let whole = 0.7_f32.acos();
+        let found = weighed_at(a, b, whole, 0.1, rest);
+        assert_eq!(found.is_hit().then_some(found.veto()), veto, "{rest}");
+        assert!(found.is_hit() || found.veto().is_none(), "it is far");
+    }
+    // A name put in is all there is to say.
+    let (a, b) = ("Why does snow melt?", "In Oslo, why does snow melt?");
+    assert_eq!(veto(a, b), Some(Veto::Name));
 }

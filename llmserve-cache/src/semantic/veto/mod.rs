@@ -23,8 +23,8 @@
 //! tables need not know what sets two texts apart, but what does not: a word in another's place, all
 //! else as it was, is another question unless the two are known to mean the same. So is a word on one side
 //! that nothing on the other accounts for, unless it is known to say little, or an embedder that knows
-//! meanings finds that it is not what sets the two apart. Every rule
-//! is symmetric, and none looks at anything but the two texts.
+//! meanings finds that it is not what sets the two apart, or is even what holds them together. Every
+//! rule is symmetric, and none looks at anything but the two texts.
 
 mod account;
 mod code;
@@ -51,7 +51,7 @@ use std::fmt;
 
 pub(super) use focus::{Focus, focus};
 use text::Text;
-pub(super) use wording::Wording;
+pub(super) use wording::{Reading, Wording};
 
 /// Why two texts must not share an answer, however near their vectors are.
 ///
@@ -118,7 +118,7 @@ impl fmt::Display for Veto {
 /// at. What is left to compare by an embedder is not compared here.
 pub fn veto(a: &str, b: &str) -> Option<Veto> {
     match compare(&focus(a, b)) {
-        Ok(wording) => wording.reading,
+        Ok(wording) => wording.reading.map(Reading::veto),
         Err(veto) => Some(veto),
     }
 }
@@ -141,11 +141,14 @@ pub(super) fn compare(focus: &Focus<'_>) -> Result<Wording, Veto> {
         order::veto,
         scope::veto,
         question::veto,
-        slot::veto,
-        extra::veto,
     ];
-    match rules.iter().find_map(|rule| rule(&a, &b)) {
+    if let Some(veto) = rules.iter().find_map(|rule| rule(&a, &b)) {
+        return Err(veto);
+    }
+    // Of a name that comes in another word's place or is put in, that it is a name says more.
+    match slot::veto(&a, &b).or_else(|| extra::veto(&a, &b)) {
+        Some(_) if name::one_sided(&a, &b) => Err(Veto::Name),
         Some(veto) => Err(veto),
-        None => wording::wording(&a, &b),
+        None => Ok(wording::wording(&a, &b)),
     }
 }

@@ -9,7 +9,12 @@ use super::text::{Text, Word};
 pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     // The same reason in both directions: the first in the order of reasons.
     let kinds = [kinds(a, b), kinds(b, a)].into_iter().flatten().min();
-    kinds.or_else(|| (unnamed(a, b) || unnamed(b, a)).then_some(Veto::Name))
+    kinds.or_else(|| (unnamed(a, b) && unnamed(b, a)).then_some(Veto::Name))
+}
+
+/// Whether one of the texts alone has a name. "Why do we have seasons" is about Earth, named or not.
+pub(super) fn one_sided(a: &Text<'_>, b: &Text<'_>) -> bool {
+    unnamed(a, b) || unnamed(b, a)
 }
 
 /// A member of a kind in `a` that `b` has not, where that tells them apart.

@@ -110,7 +110,9 @@ fn asked(text: &Text<'_>) -> Option<Asked> {
             "what" | "which" => match next {
                 "year" | "day" | "date" => Asked::When,
                 "person" | "author" => Asked::Who,
-                _ if next == "is" && matches!(form(at + 3), "reason") => Asked::Why,
+                "is" | "are" | "was" | "were" if matches!(form(at + 3), "reason" | "reasons") => {
+                    Asked::Why
+                }
                 "is" | "are" if matches!(form(at + 2), "a" | "an") && text.words.len() <= 5 => {
                     Asked::What
                 }

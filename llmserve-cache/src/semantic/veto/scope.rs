@@ -25,6 +25,11 @@ pub(super) const SCOPES: &[(&str, u8)] = &[
     ("mostly", MOST),
     ("usually", MOST),
     ("majority", MOST),
+    ("least", AT_LEAST),
+    ("minimum", AT_LEAST),
+    ("minimal", AT_LEAST),
+    ("maximum", AT_MOST),
+    ("maximal", AT_MOST),
     ("only", ONLY),
     ("solely", ONLY),
     ("exclusively", ONLY),
@@ -132,10 +137,14 @@ const COME: u8 = 25;
 const GO: u8 = 26;
 const USE: u8 = 27;
 const SAY: u8 = 28;
+const AT_LEAST: u8 = 29;
+const AT_MOST: u8 = 30;
 
 /// Of how many: two of these against each other.
 const HOW_MANY: u32 =
     1 << ALL | 1 << SOME | 1 << MOST | 1 << ONLY | 1 << ONE | 1 << BOTH | 1 << EITHER | 1 << NONE;
+/// The least or the most there may be.
+const BOUNDS: u32 = 1 << AT_LEAST | 1 << AT_MOST;
 /// What is done, of what grammar has words for.
 const DONE: u32 = 1 << GIVE | 1 << TAKE | 1 << COME | 1 << GO | 1 << USE | 1 << SAY;
 /// Whose it is.
@@ -150,7 +159,8 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     let (of_a, of_b) = (in_a & !in_b, in_b & !in_a);
     let against = |set: u32| of_a & set != 0 && of_b & set != 0;
     let either = |scope: u8| (of_a | of_b) >> scope & 1 != 0;
-    if against(HOW_MANY) || against(1 << MOST_OF_ALL | 1 << MORE) || either(ONLY) {
+    let degrees = [HOW_MANY, 1 << MOST_OF_ALL | 1 << MORE, BOUNDS];
+    if degrees.into_iter().any(against) || either(ONLY) {
         return Some(Veto::Number);
     }
     // "Who was it" and "who is it", but not "I was wondering who it is".
@@ -202,7 +212,8 @@ fn scopes(text: &Text<'_>) -> u32 {
             // "Not only", "the most expensive", "at most", "one has to", "I was wondering".
             ("only", _) if at > 0 && form(at - 1) == "not" => 0,
             ("most", _) if at > 0 && form(at - 1) == "the" => MOST_OF_ALL,
-            ("most", _) if at > 0 && form(at - 1) == "at" => 0,
+            ("most", _) if at > 0 && form(at - 1) == "at" => AT_MOST,
+            ("least", _) if at == 0 || form(at - 1) != "at" => 0,
             (degree, _) if degree.ends_with("est") && at > 0 && form(at - 1) == "the" => {
                 MOST_OF_ALL
             }

@@ -246,6 +246,10 @@ fn code_order_question_extra() {
             ("How many bees are there?", "How old are the bees there?"),
             ("How much is it?", "How long is it?"),
             ("Why does ice float?", "How does ice float?"),
+            (
+                "When did the wall fall?",
+                "What were the reasons the wall fell?",
+            ),
             ("How do I write a letter?", "Write a letter."),
         ],
         &[Some(Veto::Question)],
@@ -319,6 +323,10 @@ fn how_much_is_claimed() {
             ("Log out of every device", "Log out of one device"),
             ("Which phone is better?", "Which phone is the best?"),
             ("Who is the tallest of us?", "Who is taller than us?"),
+            (
+                "The minimum to pay in a year?",
+                "What do I pay in a year at most?",
+            ),
         ],
         &[
             Some(Veto::Number),

@@ -3,6 +3,7 @@
 use super::Veto;
 use super::account::unaccounted;
 use super::lexicon::Sense;
+use super::name;
 use super::question::measures;
 use super::slot::same_frame;
 use super::text::Text;
@@ -14,24 +15,42 @@ pub(crate) struct Wording {
     pub(crate) own: [String; 2],
     /// The texts without them.
     pub(crate) rest: [String; 2],
-    /// What reading takes the difference for, if it is left to reading: more on one side than words
-    /// that say little, or words that say little against words that do not.
-    pub(crate) reading: Option<Veto>,
+    /// What reading takes the difference for, if it is left to reading.
+    pub(crate) reading: Option<Reading>,
 }
 
-/// The words of both texts that nothing in the other accounts for. A veto where all else is as it
-/// was: there, a word in another's place is how another question looks, and an embedder is no help, to
-/// which Monday and Tuesday are nearer than most synonyms.
-pub(super) fn wording(a: &Text<'_>, b: &Text<'_>) -> Result<Wording, Veto> {
+/// A veto that an embedder may overrule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// More on one side than words that say little, or words that say little against words that do
+    /// not: what differs may say the same.
+    Unknown(Veto),
+    /// A name on one side, a word in another's place, a word spelt almost alike: what differs is
+    /// another thing, unless the words of their own hold the texts together.
+    Unlikely(Veto),
+}
+
+impl Reading {
+    pub(crate) fn veto(self) -> Veto {
+        match self {
+            Self::Unknown(veto) | Self::Unlikely(veto) => veto,
+        }
+    }
+}
+
+/// The words of both texts that nothing in the other accounts for. Where all else is as it was, a word
+/// in another's place is how another question looks, and to an embedder Monday and Tuesday are nearer
+/// than most synonyms: how alike the words are is not asked there.
+pub(super) fn wording(a: &Text<'_>, b: &Text<'_>) -> Wording {
     let (mut in_a, mut in_b) = (unaccounted(a, b), unaccounted(b, a));
     let (measure_a, measure_b) = measures(a, b);
     in_a.retain(|at| !measure_a.contains(at));
     in_b.retain(|at| !measure_b.contains(at));
     let (light_a, light_b) = (light(a, &in_a), light(b, &in_b));
-    let mut reading = None;
+    let mut reading = name::one_sided(a, b).then_some(Reading::Unlikely(Veto::Name));
     if in_a.is_empty() || in_b.is_empty() {
         if !(light_a && light_b) {
-            reading = Some(Veto::Extra);
+            reading = reading.or(Some(Reading::Unknown(Veto::Extra)));
         }
     } else {
         let alike = |x: &usize| {
@@ -39,21 +58,20 @@ pub(super) fn wording(a: &Text<'_>, b: &Text<'_>) -> Result<Wording, Veto> {
             in_b.iter().any(|y| alike(form, b.form(&b.words[*y])))
         };
         if same_frame(a, b) || in_a.iter().any(alike) {
-            return Err(Veto::Wording);
-        }
-        if light_a != light_b {
-            reading = Some(Veto::Wording);
+            reading = reading.or(Some(Reading::Unlikely(Veto::Wording)));
+        } else if light_a != light_b {
+            reading = reading.or(Some(Reading::Unknown(Veto::Wording)));
         }
     }
     let own = |text: &Text<'_>, places: &[usize]| {
         let words = places.iter().map(|at| text.form(&text.words[*at]));
         words.collect::<Vec<_>>().join(" ")
     };
-    Ok(Wording {
+    Wording {
         own: [own(a, &in_a), own(b, &in_b)],
         rest: [without(a, &in_a), without(b, &in_b)],
         reading,
-    })
+    }
 }
 
 /// The text as it is written, less the words at these places, which are in order.

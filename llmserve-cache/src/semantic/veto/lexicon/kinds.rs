@@ -148,13 +148,13 @@ pub(super) const KINDS: &[(Sort, Weight, &str)] = &[
         Name,
         Against,
         "mother=mom=mum father=dad son daughter brother sister uncle aunt grandmother=grandma \
-         grandfather=grandpa cousin nephew niece husband wife boyfriend girlfriend boss colleague \
+         grandfather=grandpa cousin nephew niece husband wife boyfriend girlfriend boss=manager=supervisor colleague=coworker \
          friend neighbor=neighbour landlord teacher",
     ),
     (
         Name,
         Against,
-        "child adult teenager baby toddler senior beginner expert company student",
+        "child adult teenager=teen=adolescent baby toddler senior beginner expert company student",
     ),
     (
         Name,
@@ -202,7 +202,7 @@ pub(super) const KINDS: &[(Sort, Weight, &str)] = &[
     (
         Name,
         Against,
-        "cake bread cookie pie pizza soup salad sandwich burger pancake",
+        "cake bread cookie=biscuit pie pizza soup salad sandwich burger pancake",
     ),
     (
         Name,
@@ -275,7 +275,7 @@ pub(super) const KINDS: &[(Sort, Weight, &str)] = &[
     (
         Name,
         Against,
-        "math=mathematics physics chemistry biology history geography economics philosophy \
+        "math=maths=mathematics physics chemistry biology history geography economics philosophy \
          psychology sociology geology astronomy",
     ),
     (
