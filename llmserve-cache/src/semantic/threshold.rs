@@ -59,7 +59,7 @@ impl Threshold {
     const SENTENCES: Self = Self {
         texts: 0.75,
         words: 0.7,
-        gain: Some(0.35),
+        gain: Some(0.4),
     };
     /// N-grams tell forms and not meanings, so a paraphrase may be far, and reading decides.
     const HASHED: Self = Self {

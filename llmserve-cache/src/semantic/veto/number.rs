@@ -390,9 +390,15 @@ fn is_ordinal(text: &Text<'_>, at: usize, last: Option<u64>) -> bool {
 
 /// A number of `a` that `b` has not.
 fn missing<'n>(a: &'n Text<'_>, b: &Text<'_>) -> Option<&'n Number> {
-    a.numbers
-        .iter()
-        .find(|number| !number.optional && b.numbers.iter().all(|other| other.key != number.key))
+    // "1 gallon" is "a gallon".
+    let an = |number: &Number| {
+        let of = a.words.get(number.words.end).map(|word| word.key);
+        let counted = |pair: &[Word]| pair[0].role.article && Some(pair[1].key) == of;
+        number.key == 1 && b.words.windows(2).any(counted)
+    };
+    a.numbers.iter().find(|number| {
+        !number.optional && b.numbers.iter().all(|other| other.key != number.key) && !an(number)
+    })
 }
 
 /// Whether both texts have the same numbers.

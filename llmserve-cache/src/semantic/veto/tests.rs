@@ -42,6 +42,14 @@ fn the_same_in_other_words_is_no_difference() {
             ),
             ("From Paris to Rome by train", "By train to Rome from Paris"),
             (
+                "What is the difference between a Roth IRA and a traditional IRA?",
+                "Traditional IRA vs Roth IRA: how do they differ?",
+            ),
+            (
+                "How many cups are in a gallon?",
+                "How many cups are in 1 gallon?",
+            ),
+            (
                 "Trains from Oslo to Bergen?",
                 "How do I get to Bergen from Oslo by trains?",
             ),
@@ -83,6 +91,11 @@ fn numbers() {
         &[
             ("Name five rivers", "Name six rivers"),
             ("Take 250 mg", "Take 350 mg"),
+            ("Is a cup enough?", "Are 2 cups enough?"),
+            (
+                "Does a cat need 1 litter box?",
+                "Does a cat need 2 litter boxes?",
+            ),
             ("The 2nd law", "The 3rd law"),
             ("The second law", "The third law"),
             ("Pages 10-20", "Pages 10-25"),
@@ -231,6 +244,10 @@ fn code_order_question_extra() {
             (
                 "Copy it from my tablet to the cloud",
                 "Copy it from the cloud to my tablet",
+            ),
+            (
+                "What is the difference in time from Oslo to Bergen and back?",
+                "What is the difference in time from Bergen to Oslo and back?",
             ),
             (
                 "Translate from Thai to Dutch",

@@ -58,7 +58,7 @@ pub(super) const SYNONYMS: &[&str] = &[
     "refund reimbursement",
     "summary summarize summarise summaries",
     "explain explanation describe description",
-    "difference differ different",
+    "difference differ different vs versus",
     "calculate compute calculation",
     "convert conversion",
     "translate translation",
