@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use llmserve_core::{Counter, Gauge, Histogram, Recorder};
 
-use super::state::Counts;
+use super::state::Seen;
 
 /// From a mapped file to a model from a slow disk.
 const LOAD_SECONDS: &[f64] = &[
@@ -75,7 +75,7 @@ impl Instruments {
     }
 
     /// Tells what the keeper has seen change, and what there is.
-    pub(super) fn tell(&self, before: Counts, now: Counts, bytes: u64, waiting: usize) {
+    pub(super) fn tell(&self, before: Seen, now: Seen) {
         for (counter, before, now) in [
             (&self.loaded, before.loads, now.loads),
             (&self.failed, before.failures, now.failures),
@@ -85,7 +85,7 @@ impl Instruments {
                 counter.add(now - before);
             }
         }
-        self.bytes.set(bytes as f64);
-        self.waiting.set(waiting as f64);
+        self.bytes.set(now.bytes as f64);
+        self.waiting.set(now.waiting as f64);
     }
 }

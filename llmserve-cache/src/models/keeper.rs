@@ -10,7 +10,7 @@ use llmserve_core::{Clock, Error, EventStream, Generate, LoadProgress, Loader, R
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::instruments::Instruments;
-use super::state::{Act, Asked, Counts, Limits, Name, State, Waiting};
+use super::state::{Act, Asked, Limits, Name, Seen, State, Waiting};
 use super::stats::ModelCacheStats;
 use super::ticket::{Ticket, Use, Waits, start};
 
@@ -174,7 +174,7 @@ impl Shared {
 
     /// The keeper's life.
     pub(super) fn keep(self: &Arc<Self>) {
-        let mut told = (Counts::default(), 0, 0);
+        let mut told = None;
         let mut state = self.state.lock();
         loop {
             let now = self.clock.now();
@@ -185,15 +185,12 @@ impl Shared {
                     let _ = error::guarded(|| self.act(act));
                 }),
                 None => {
-                    let (counts, waiting) = state.counts();
-                    let seen = (counts, waiting, state.used());
-                    if seen != told {
-                        let before = std::mem::replace(&mut told, seen).0;
+                    let seen = state.seen();
+                    if told != Some(seen) {
+                        let before = told.replace(seen).unwrap_or_default();
                         // A recorder may ask the cache something. What changes meanwhile is seen
                         // by going round once more.
-                        MutexGuard::unlocked(&mut state, || {
-                            self.instruments.tell(before, counts, seen.2, waiting);
-                        });
+                        MutexGuard::unlocked(&mut state, || self.instruments.tell(before, seen));
                         continue;
                     }
                     match state.due(now) {
@@ -206,9 +203,10 @@ impl Shared {
                 }
             }
         }
-        let (counts, waiting) = state.counts();
+        let seen = state.seen();
         drop(state);
-        self.instruments.tell(told.0, counts, 0, waiting);
+        let over = Seen { bytes: 0, ..seen };
+        self.instruments.tell(told.unwrap_or_default(), over);
         *self.ended.lock() = true;
         self.has_ended.notify_all();
     }

@@ -164,7 +164,8 @@ impl SemanticIndex {
                 return Ok(Some(found));
             }
             nearest.get_or_insert(found);
-            if too_far {
+            // Of those below the threshold the nearest is weighed, as that means embedding.
+            if !is_near {
                 break;
             }
         }
@@ -190,6 +191,7 @@ impl SemanticIndex {
     }
 
     /// What tells two texts apart: by reading both, and by embedding what they differ in. Symmetric.
+    /// Whether they are near at all, [`lookup`](Self::lookup) looks at before.
     ///
     /// # Errors
     /// The embedder's own.

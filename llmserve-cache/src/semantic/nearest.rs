@@ -35,7 +35,8 @@ impl Nearest {
 /// Whether an entry's answer may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may: the texts are near, and nothing that matters tells them apart.
+    /// It may: the texts are near, or near enough for words that hold them together, and nothing that
+    /// matters tells them apart.
     Hit,
     /// The vectors are not near enough.
     Far,

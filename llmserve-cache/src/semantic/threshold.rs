@@ -17,8 +17,9 @@ pub struct Threshold {
     /// For embedders that know what words mean. Words that each text has and the other has not, and
     /// that are not as near as `words`, are taken out of both: the most of the distance between the
     /// texts (one less their cosine) that may go with them. Where more goes, they are what sets the
-    /// texts apart; two that say the same in other words lose about as much of what they share. None:
-    /// reading alone decides.
+    /// texts apart; two that say the same in other words lose about as much of what they share. Where
+    /// reading doubts that the words say the same, none may go, and below `texts` the distance must
+    /// grow. None: reading alone decides.
     pub gain: Option<f32>,
 }
 

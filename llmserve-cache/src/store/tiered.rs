@@ -152,11 +152,13 @@ impl<N: Store> Near<N> {
 
     /// What a lookup finds that takes time.
     async fn wait(&self, mut lookup: LookingUp) -> Option<Entry> {
-        poll_fn(move |cx| {
+        let found = poll_fn(|cx| {
             let polled = self.ask(|_| lookup.as_mut().poll(cx));
             polled.unwrap_or(Poll::Ready(None))
         })
-        .await
+        .await;
+        self.ask(|_| drop(lookup));
+        found
     }
 
     fn keep(&self, entry: &Entry) {

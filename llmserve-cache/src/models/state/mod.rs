@@ -66,6 +66,16 @@ pub(super) enum Asked<S> {
     Refused(Error),
 }
 
+/// What a recorder is told of, at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) loads: u64,
+    pub(super) failures: u64,
+    pub(super) evictions: u64,
+    pub(super) waiting: usize,
+    pub(super) bytes: u64,
+}
+
 /// Counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {

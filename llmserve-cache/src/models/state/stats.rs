@@ -3,7 +3,7 @@
 use llmserve_core::Time;
 
 use super::entry::{Entry, Phase, Size};
-use super::{Counts, Name, State};
+use super::{Counts, Name, Seen, State};
 use crate::models::stats::{ModelCacheStats, ModelState, ModelStats};
 
 impl<S, T> State<S, T> {
@@ -12,9 +12,21 @@ impl<S, T> State<S, T> {
         self.entries.values().map(Entry::bytes).sum()
     }
 
-    /// What has happened so far, and how many wait.
-    pub(in crate::models) fn counts(&self) -> (Counts, usize) {
-        (self.counts, self.waiting)
+    /// What has happened so far, how many wait, and what models take.
+    pub(in crate::models) fn seen(&self) -> Seen {
+        let Counts {
+            loads,
+            failures,
+            evictions,
+            ..
+        } = self.counts;
+        Seen {
+            loads,
+            failures,
+            evictions,
+            waiting: self.waiting,
+            bytes: self.used(),
+        }
     }
 
     pub(in crate::models) fn stats(&self, now: Time) -> ModelCacheStats {

@@ -393,8 +393,10 @@ fn missing<'n>(a: &'n Text<'_>, b: &Text<'_>) -> Option<&'n Number> {
     // "1 gallon" is "a gallon".
     let an = |number: &Number| {
         let of = a.words.get(number.words.end).map(|word| word.key);
-        let counted = |pair: &[Word]| pair[0].role.article && Some(pair[1].key) == of;
-        number.key == 1 && b.words.windows(2).any(counted)
+        let one = |word: &Word| matches!(b.form(word), "a" | "an");
+        let counted = |pair: &[Word]| one(&pair[0]) && Some(pair[1].key) == of;
+        let plain = number.key == 1 && !number.date && number.words.len() == 1;
+        plain && b.words.windows(2).any(counted)
     };
     a.numbers.iter().find(|number| {
         !number.optional && b.numbers.iter().all(|other| other.key != number.key) && !an(number)

@@ -71,15 +71,16 @@ pub(super) fn veto(a: &Text<'_>, b: &Text<'_>) -> Option<Veto> {
     (one_way(a, b, &in_a, &in_b) || one_way(b, a, &in_b, &in_a)).then_some(Veto::Order)
 }
 
-/// Whether a text asks how things differ, of which either may come first.
+/// Whether a text asks how two things differ, of which either may come first: not "the difference in
+/// time from A to B".
 fn compares(text: &Text<'_>) -> bool {
-    let joins = |word: &Word| {
-        matches!(
-            text.form(word),
-            "difference" | "differences" | "differ" | "vs" | "versus"
-        )
-    };
-    text.words.iter().any(joins)
+    let form = |at: usize| text.words.get(at).map_or("", |word| text.form(word));
+    (0..text.words.len()).any(|at| match form(at) {
+        "difference" | "differences" => form(at + 1) == "between",
+        "differ" => at + 1 == text.words.len(),
+        "vs" | "versus" => true,
+        _ => false,
+    })
 }
 
 fn items(text: &Text<'_>) -> Vec<Item> {

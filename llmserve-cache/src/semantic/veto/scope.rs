@@ -213,7 +213,8 @@ fn scopes(text: &Text<'_>) -> u32 {
             ("only", _) if at > 0 && form(at - 1) == "not" => 0,
             ("most", _) if at > 0 && form(at - 1) == "the" => MOST_OF_ALL,
             ("most", _) if at > 0 && form(at - 1) == "at" => AT_MOST,
-            ("least", _) if at == 0 || form(at - 1) != "at" => 0,
+            ("least", _) if at == 0 || !matches!(form(at - 1), "at" | "the") => 0,
+            ("least", _) if form(at - 1) == "the" => MOST_OF_ALL,
             (degree, _) if degree.ends_with("est") && at > 0 && form(at - 1) == "the" => {
                 MOST_OF_ALL
             }

@@ -91,6 +91,14 @@ fn numbers() {
         &[
             ("Name five rivers", "Name six rivers"),
             ("Take 250 mg", "Take 350 mg"),
+            (
+                "What is the 1st law of thermodynamics?",
+                "What is the law of thermodynamics?",
+            ),
+            (
+                "Where is the terminal 1 exit?",
+                "Where is the exit of the terminal?",
+            ),
             ("Is a cup enough?", "Are 2 cups enough?"),
             (
                 "Does a cat need 1 litter box?",
@@ -246,6 +254,10 @@ fn code_order_question_extra() {
                 "Copy it from the cloud to my tablet",
             ),
             (
+                "What was the goal difference when Spain beat France?",
+                "What was the goal difference when France beat Spain?",
+            ),
+            (
                 "What is the difference in time from Oslo to Bergen and back?",
                 "What is the difference in time from Bergen to Oslo and back?",
             ),
@@ -340,6 +352,7 @@ fn how_much_is_claimed() {
             ("Log out of every device", "Log out of one device"),
             ("Which phone is better?", "Which phone is the best?"),
             ("Who is the tallest of us?", "Who is taller than us?"),
+            ("Who is the least fit of us?", "Who is less fit than us?"),
             (
                 "The minimum to pay in a year?",
                 "What do I pay in a year at most?",
