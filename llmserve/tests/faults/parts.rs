@@ -320,41 +320,6 @@ fn a_tokenizer_that_panics_ends_its_request_alone() {
 
 #[test]
 fn parts_that_panic_where_all_requests_meet_end_every_stream_with_a_word() {
-    use llmserve::{Counter, Gauge, Histogram, Recorder};
-    struct Angry;
-    impl Counter for Angry {
-        fn add(&self, _: u64) {}
-    }
-    impl Gauge for Angry {
-        fn set(&self, _: f64) {}
-    }
-    impl Histogram for Angry {
-        fn record(&self, _: f64) {
-            panic!("no records");
-        }
-    }
-    impl Recorder for Angry {
-        fn counter(
-            &self,
-            _: &'static str,
-            _: &'static str,
-            _: &[(&str, &str)],
-        ) -> Arc<dyn Counter> {
-            Arc::new(Angry)
-        }
-        fn gauge(&self, _: &'static str, _: &'static str, _: &[(&str, &str)]) -> Arc<dyn Gauge> {
-            Arc::new(Angry)
-        }
-        fn histogram(
-            &self,
-            _: &'static str,
-            _: &'static str,
-            _: &'static [f64],
-            _: &[(&str, &str)],
-        ) -> Arc<dyn Histogram> {
-            Arc::new(Angry)
-        }
-    }
     /// Panics again when the engine lets go of it.
     struct Bomb;
     impl LogitsProcessor for Bomb {
@@ -367,8 +332,14 @@ fn parts_that_panic_where_all_requests_meet_end_every_stream_with_a_word() {
             }
         }
     }
+    let kv = llmserve::kv::PagedKv::builder()
+        .blocks(512)
+        .block_size(16)
+        .root(llmserve::IdentityRoot::new(1, "tokens", 16))
+        .events(true);
     let engine = builder(PageModel::greedy(cycle), Sizes::default())
-        .recorder(Arc::new(Angry))
+        .kv(kv.build().unwrap())
+        .on_block_events(|_| panic!("no events"))
         .build()
         .unwrap();
     let streams: Vec<_> = (0..5)
