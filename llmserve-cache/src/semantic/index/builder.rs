@@ -13,7 +13,8 @@ use super::state::State;
 
 /// 80,000 entries of 384 dimensions with short texts, roughly.
 const DEFAULT_MAX_BYTES: usize = 96 << 20;
-/// A text has seldom more near neighbours that differ, and each costs microseconds.
+/// A text has seldom more near neighbours that differ. Most cost microseconds; where reading leaves
+/// it to the embedder, what the two differ in is embedded.
 const DEFAULT_CANDIDATES: usize = 8;
 /// Reading as many takes a third of a millisecond and misses nothing: until then there is little to
 /// save.
